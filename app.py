@@ -1,0 +1,147 @@
+"""Index pictures with captions, and serve queries: texts find pictures, pictures find texts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import flow as flows
+from dataset import DataError, open_data_set
+from flow import FlowError
+from models import NAMES
+from storage.store import StorageError
+
+TASKS = ("index", "index_restful", "query", "query_restful", "delete", "dryrun")
+EPILOG = """\
+environment (a value that is set wins over the default):
+  JINA_PORT            port of the server (45678)
+  JINA_WORKSPACE       folder of the index (workspace)
+  JINA_SHARDS          parts that the index is made in (1)
+  JINA_PARALLEL        copies of each encoder (1)
+  JINA_MAX_DOCS        default of -n (50)
+  JINA_DATA_FILE       the texts that -t index_restful sends, one a line
+  JINA_USE_REST_API    whether the Flow of -t index or -t query speaks HTTP (index: false, query: true) or gRPC
+  JINA_IMAGE_ENCODER, JINA_TEXT_ENCODER, JINA_NORMALIZER
+                       YAML files of other executors in these boxes
+  CLIP_MODEL, CLIP_PRETRAINED
+                       open_clip's name of a model, and of its weights or a file with them
+  VSE_CHECKPOINT, VSE_VOCAB
+                       files of the authors of VSE++, instead of the embedded model
+"""
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, whose help is the reference of this program."""
+    parser = argparse.ArgumentParser(
+        "app.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("-t", "--task", choices=TASKS, default="query", help="what to do (default: query)")
+    add(
+        "-n",
+        "--num_docs",
+        type=positive,
+        default=os.environ.get("JINA_MAX_DOCS") or "50",
+        help="picture-caption pairs to index at most (default: $JINA_MAX_DOCS or 50)",
+    )
+    add("-s", "--request_size", type=positive, default=16, help="documents in one request (default: 16)")
+    add("-d", "--data_set", default="f8k", help="f8k, f30k, toy, or a folder of pictures (default: f8k)")
+    add("-m", "--model_name", choices=NAMES, help="default: the model of the index, else clip")
+    add("--overwrite", action="store_true", help="with -t index: remove the index that is there first")
+    add("names", nargs="*", metavar="NAME", help="with -t delete: ids, or files of pictures")
+    return parser
+
+
+def index(options: argparse.Namespace) -> int:
+    """Index a data set."""
+    import client
+
+    account = client.Account()
+    data_set = open_data_set(options.data_set)
+    if options.overwrite:
+        flows.erase_index()
+    model = options.model_name or flows.indexed_model() or "clip"
+    http = bool(flows.switched_on("JINA_USE_REST_API"))
+    port = flows.number("JINA_PORT", flows.PORT) if http else None
+    with flows.running("flow-index.yml", model=model, http=http, port=port, data_root=data_set.root) as flow:
+        if http:
+            items = client.items(data_set, options.num_docs, account)
+            client.index_http(flow.port, items, options.request_size, account)
+        else:
+            client.index(flow, data_set, account, limit=options.num_docs, request_size=options.request_size)
+    return account.report()
+
+
+def index_restful(options: argparse.Namespace) -> int:
+    """Index the lines of a file as texts, over HTTP."""
+    import client
+
+    account = client.Account()
+    lines = client.lines(os.environ.get("JINA_DATA_FILE", ""), options.num_docs)
+    model = options.model_name or flows.indexed_model() or "clip"
+    with flows.running("flow-index.yml", model=model, http=True, port=flows.number("JINA_PORT", flows.PORT)) as flow:
+        client.index_http(flow.port, lines, options.request_size, account)
+    return account.report()
+
+
+def query(options: argparse.Namespace) -> int:
+    """Serve queries until stopped."""
+    http = options.task == "query_restful" or flows.switched_on("JINA_USE_REST_API") is not False
+    model = options.model_name or flows.indexed_model() or "clip"
+    port = flows.number("JINA_PORT", flows.PORT)
+    with flows.running("flow-query.yml", model=model, http=http, port=port) as flow:
+        print(f"{'http' if http else 'grpc'}://localhost:{port}  (Ctrl-C stops it)", flush=True)
+        flow.block()
+    return 0
+
+
+def delete(options: argparse.Namespace) -> int:
+    """Remove pictures with their captions, or single documents."""
+    import client
+
+    model = flows.indexed_model()
+    if not model:
+        raise FlowError(f"nothing is indexed in {flows.workspace()}")
+    if not options.names:
+        raise FlowError("say what to delete: ids, or files of pictures")
+    names = {name: str(Path(name).resolve()) if Path(name).exists() or "/" in name else name for name in options.names}
+    with flows.running("flow-index.yml", model=options.model_name or model) as flow:
+        gone = client.delete(flow, list(names.values()))
+    for name, stored in names.items():
+        print(f"{name}: {gone[stored]} documents deleted" if gone[stored] else f"{name}: not in the index")
+    return 0 if all(gone.values()) else 1
+
+
+def dryrun(options: argparse.Namespace) -> int:
+    """Start and stop the index Flow."""
+    model = options.model_name or flows.indexed_model() or "clip"
+    with flows.running("flow-index.yml", model=model):
+        print(f"the index Flow starts with -m {model}")
+    return 0
+
+
+def main() -> int:
+    """Run one task; returns the exit code."""
+    options = parser().parse_args()
+    flows.quiet()
+    run = {"index": index, "index_restful": index_restful, "delete": delete, "dryrun": dryrun}.get(options.task, query)
+    try:
+        return run(options)
+    except (FlowError, DataError, StorageError) as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The client of the index Flow: sends it a data set, and keeps account of what became of every document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from docarray import DocList
+
+from dataset import DataError, DataSet
+from executors.document import IMAGE, Document, is_held, picture_id, text_document
+from executors.picture import PictureError, inspect, read
+from executors.protocol import data_uri, removals
+from flow import FlowError
+from progress import Progress
+
+if TYPE_CHECKING:
+    from jina import Flow
+
+WINDOW = 1024
+"""How many documents are asked for at once whether they are held already."""
+SHOWN = 20
+"""How many skipped names are printed."""
+IN_FLIGHT = 8
+"""How many requests are sent before the first one is answered."""
+
+
+@dataclass
+class Account:
+    """What became of the documents of one run."""
+
+    added: int = 0
+    held: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def skip(self, name: str, reason: str) -> None:
+        """Note that something was passed over, and why."""
+        self.skipped[name] = reason
+
+    def report(self) -> int:
+        """Print the account; returns the exit code of the run, 1 if there was something and none of it is indexed."""
+        for name, reason in list(self.skipped.items())[:SHOWN]:
+            print(f"skipped {name}: {reason}")
+        if len(self.skipped) > SHOWN:
+            print(f"and {len(self.skipped) - SHOWN} more")
+        print(f"{self.added} documents indexed, {self.held} were there already, {len(self.skipped)} skipped")
+        return 0 if self.added or self.held else 1
+
+
+def index(flow: Flow, data_set: DataSet, account: Account, *, limit: int, request_size: int) -> None:
+    """Index up to ``limit`` pairs of a data set. What is held already is recognised first and not sent.
+
+    Args:
+        request_size: how many documents travel in one request.
+
+    Raises:
+        ConnectionError: the Flow is gone; what it had acknowledged is on disk.
+    """
+    documents = _documents(data_set, limit, account)
+    total = 2 * min(limit, len(data_set))
+    with Progress("indexing", total=total, unit="documents") as progress:
+        while window := list(islice(documents, WINDOW)):
+            held = {doc.id for doc in _post(flow, "/update", window) if is_held(doc)}
+            new = {doc.id: doc for doc in window if doc.id not in held}
+            account.held += len({doc.id for doc in window} & held)
+            progress.advance(len(window) - len(new))
+            wrong = _send(flow, list(new.values()), request_size, progress)
+            account.added += len(new) - len(wrong)
+            for id_, reason in wrong.items():
+                account.skip(new[id_].tags["path"], reason)
+            if wrong:  # a branch that saw nothing wrong may have stored its part, and a caption stands for a picture
+                _post(flow, "/delete", removals(wrong))
+
+
+def delete(flow: Flow, names: Sequence[str]) -> dict[str, int]:
+    """Remove documents by their ids, or pictures with their captions by the files they came from.
+
+    Returns:
+        For each name how many documents are gone.
+    """
+    gone = dict.fromkeys(names, 0)
+    asked = {doc.id: doc.text for doc in removals(names)}
+    for doc in _post(flow, "/delete", removals(names)):
+        gone[asked[doc.id]] += len({match.id for match in doc.matches})
+    return gone
+
+
+def pairs(data_set: DataSet, limit: int, account: Account) -> Iterator[tuple[Document, Document | None]]:
+    """The pairs of a data set as documents: a picture by reference to its file, and its caption if it has one."""
+    for path, source, caption in data_set.pairs(limit=limit, skip=account.skip):
+        try:
+            id_ = picture_id(read(str(path), data_set.root))
+        except PictureError as error:
+            account.skip(source, str(error))
+            continue
+        tags = {"id": id_, "picture": id_, "path": str(path)}
+        picture = Document(id=id_, modality=IMAGE, target=IMAGE, uri=str(path), text=caption or "", tags=tags)
+        yield picture, text_document(caption, picture=id_, path=str(path)) if caption else None
+
+
+def _documents(data_set: DataSet, limit: int, account: Account) -> Iterator[Document]:
+    """Each picture and each of its captions once."""
+    seen: set[tuple[str, str]] = set()
+    for pair in pairs(data_set, limit, account):
+        for doc in filter(None, pair):
+            source = (doc.id, doc.tags["path"])
+            if source not in seen:
+                seen.add(source)
+                yield doc
+
+
+def _send(flow: Flow, docs: list[Document], request_size: int, progress: Progress) -> dict[str, str]:
+    """Index documents; returns why, by their ids, some could not be."""
+    wrong: dict[str, str] = {}
+
+    def take(response: object) -> None:
+        answered = response.docs  # type: ignore[attr-defined]
+        wrong.update({doc.id: doc.error for doc in answered if doc.error})
+        progress.advance(len(answered))
+
+    if docs:
+        flow.post(
+            "/index",
+            DocList[Document](docs),
+            request_size=request_size,
+            prefetch=IN_FLIGHT,
+            return_type=DocList[Document],
+            on_done=take,
+        )
+    return wrong
+
+
+def _post(flow: Flow, endpoint: str, docs: list[Document]) -> DocList[Document]:
+    return flow.post(endpoint, DocList[Document](docs), request_size=len(docs), return_type=DocList[Document])
+
+
+def items(data_set: DataSet, limit: int, account: Account) -> Iterator[str | dict[str, str]]:
+    """The pairs of a data set as HTTP knows them: it cannot refer to files."""
+    for pair in data_set.pairs(limit=limit, skip=account.skip):
+        try:
+            data = read(str(pair.path), data_set.root)
+            uri = data_uri(inspect(data), data)
+        except PictureError as error:
+            account.skip(pair.source, str(error))
+        else:
+            yield {"image": uri, "text": pair.caption} if pair.caption else uri
+
+
+def lines(file: str, limit: int) -> Iterator[str]:
+    """Up to ``limit`` lines of a text file that are not empty.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with open(file, encoding="utf-8") as texts:
+            yield from islice((line.strip() for line in texts if line.strip()), limit)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {file!r} ({error}): set JINA_DATA_FILE to a text file in UTF-8") from error
+
+
+def index_http(port: int, data: Iterator[str | dict[str, str]], request_size: int, account: Account) -> None:
+    """Index texts, pictures or pairs through the HTTP gateway of a Flow on this machine."""
+    with Progress("indexing", total=None, unit="items") as progress:
+        while batch := list(islice(data, request_size)):
+            answer = _post_json(f"http://127.0.0.1:{port}/index", {"data": batch})
+            for item in answer["data"]["docs"]:
+                if "error" in item:
+                    account.skip(item["id"], item["error"])
+                else:
+                    account.added += 1
+            progress.advance(len(batch))
+
+
+def _post_json(url: str, body: dict[str, Any]) -> Any:
+    request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urlopen(request) as response:
+            return json.load(response)
+    except HTTPError as error:
+        answer = json.load(error)
+        if answer["data"]["docs"]:
+            return answer
+        raise FlowError(answer["status"]["description"]) from error
+    except URLError as error:
+        raise ConnectionError(str(error)) from error

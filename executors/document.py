@@ -1,0 +1,86 @@
+"""The one typed document that all executors, the gateway and the clients share.
+
+Neighbours in a Flow must agree on names and types to the letter, and a gateway that decodes a document knows only
+``str``, numbers and arrays: an encoded picture therefore travels as an array of its bytes.
+"""
+
+from hashlib import sha1
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+from docarray import BaseDoc, DocList
+from docarray.typing import NdArray
+
+if TYPE_CHECKING:
+    Array = Any  # a type checker would not take it for a numpy array
+else:
+    Array = Optional[NdArray]
+
+IMAGE = "image"
+TEXT = "text"
+INDEXERS = {IMAGE: {"image_vector_indexer", "image_kv_indexer"}, TEXT: {"text_indexer"}}
+
+
+class Match(BaseDoc):
+    """One document that was found, or the report of one shard."""
+
+    id: str = ""  # type: ignore[assignment]
+    uri: str = ""
+    mime_type: str = ""
+    text: str = ""
+    tags: Dict[str, str] = {}
+    score: float = 0.0
+    """Cosine distance to the query, 0 to 2: smaller is nearer."""
+
+
+class Document(BaseDoc):
+    """A picture or a text on its way through a Flow: to be indexed, or a query with its answer."""
+
+    id: str = ""  # type: ignore[assignment]
+    modality: str = ""
+    """What it is, ``image`` or ``text``: decides which encoder takes it."""
+    target: str = ""
+    """What it asks for or belongs to, ``image`` or ``text``: decides which indexers take it."""
+    uri: str = ""
+    """Of a picture: the path of a file below the data set's folder, or a ``data:`` URI."""
+    mime_type: str = ""
+    text: str = ""
+    """A text, or the caption that a picture is shown with."""
+    tags: Dict[str, str] = {}
+    """``id`` as in the original, a picture's SHA-1 or a caption itself; ``picture`` and ``path``: its origin."""
+    data: Array = None
+    """The encoded picture, uint8 ``[bytes]``."""
+    pixels: Array = None
+    """The picture as the image encoder wants it, uint8 ``[height, width, 3]``."""
+    embedding: Array = None
+    """float32 ``[dimension]`` of unit length."""
+    model: str = ""
+    """Fingerprint of the model that made the embedding."""
+    held_by: List[str] = []
+    """The indexers that hold the document on disk."""
+    error: str = ""
+    """Why the document could not be processed, in one line; empty: nothing is wrong."""
+    matches: DocList[Match] = DocList[Match]()
+    relevant: str = ""
+    """For evaluation: the tag ``id`` of the match that is right."""
+    reciprocal_rank: float = 0.0
+
+
+def is_held(doc: Document) -> bool:
+    """Whether every indexer that a document belongs to holds it on disk."""
+    return INDEXERS[doc.modality] <= set(doc.held_by)
+
+
+def picture_id(data: bytes) -> str:
+    """The id of a picture: the SHA-1 of its encoded file, in hexadecimal."""
+    return sha1(data).hexdigest()
+
+
+def text_id(text: str) -> str:
+    """The id of a text: SHA-1 in hexadecimal, of other input than any picture file can be."""
+    return sha1(b"text\0" + text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def text_document(text: str, *, picture: str = "", path: str = "") -> Document:
+    """A text to be indexed, with the id and the file of the picture that it describes."""
+    tags = {"id": text, "picture": picture, "path": path}
+    return Document(id=text_id(text), modality=TEXT, target=TEXT, mime_type="text/plain", text=text, tags=tags)

@@ -1,0 +1,42 @@
+"""Box ``image_vector_indexer``: the nearest pictures to a vector."""
+
+from typing import Any, Dict
+
+import numpy as np
+from docarray import DocList
+from jina import requests
+
+from executors.document import Document, Match
+from executors.indexer import Indexer, source
+from storage.store import Record
+from storage.vectors import VectorIndex
+
+DEFAULT_TOP_K = 10
+
+
+class VectorIndexer(Indexer):
+    """Keeps vectors and finds the nearest ones; knows a document by its id only."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.vectors = VectorIndex(self.store)
+        self.vectors.refresh()
+
+    def record(self, doc: Document) -> Record:
+        """The vector."""
+        return Record(id=doc.id, vector=doc.embedding, source=source(doc))
+
+    @requests(on="/search")
+    def search(self, docs: DocList[Document], parameters: Dict[str, Any], **_: Any) -> DocList[Document]:
+        """Put the ``top_k`` nearest of this shard into ``matches``, nearest first."""
+        queries = [doc for doc in docs if not doc.error]
+        for model in {doc.model for doc in queries} if len(self.store) else ():
+            self.store.require_model(model)
+        if queries:
+            vectors = np.stack([doc.embedding for doc in queries])
+            found = self.vectors.search(vectors, int(parameters.get("top_k", DEFAULT_TOP_K)))
+            for doc, nearest in zip(queries, found, strict=True):
+                doc.matches = DocList[Match](Match(id=id_, score=distance) for id_, distance in nearest)
+        for doc in docs:
+            doc.embedding = None
+        return docs

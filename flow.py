@@ -1,0 +1,232 @@
+"""From settings to a running Flow: the checks before a start, and the environment that the Flow files refer to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage.store import erase, read_fact
+
+if TYPE_CHECKING:
+    from jina import Flow
+
+ROOT = Path(__file__).resolve().parent
+INDEXERS = ("image_vector_indexer", "image_kv_indexer", "text_indexer")
+PORT = 45678
+_QUIET = {
+    "JINA_OPTOUT_TELEMETRY": "1",  # nobody is told who runs this
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "JINA_LOG_LEVEL": "CRITICAL",
+    "GITHUB_WORKFLOW": "none",  # the only switch for Jina's spinner while a Flow starts
+    "GRPC_VERBOSITY": "NONE",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+class FlowError(Exception):
+    """A Flow cannot be started or has stopped; the message is one line that says what to do."""
+
+
+def quiet() -> None:
+    """Keep the warnings of libraries off the console, here and in the Flow's processes; it is for before Jina's import."""
+    warnings.simplefilter("ignore")
+    for name, value in _QUIET.items():
+        os.environ[name] = os.environ.get(name) or value
+
+
+def number(name: str, default: int) -> int:
+    """A whole number from 1 on out of the environment, or its default.
+
+    Raises:
+        FlowError: the environment has something else.
+    """
+    value = os.environ.get(name, "").strip() or str(default)
+    if not value.isdecimal() or int(value) < 1:
+        raise FlowError(f"{name}={value} is not a whole number from 1 on")
+    return int(value)
+
+
+def switched_on(name: str) -> bool | None:
+    """A yes or no out of the environment; ``None`` if nothing is said."""
+    value = os.environ.get(name, "").strip().lower()
+    return None if not value else value not in ("0", "false", "no", "off")
+
+
+def workspace() -> Path:
+    """The folder of the index."""
+    return Path(os.environ.get("JINA_WORKSPACE") or "workspace").resolve()
+
+
+def indexed(fact: str) -> str | None:
+    """What the index in the workspace was made with: its ``model`` (a fingerprint) or its number of ``shards``.
+
+    ``None`` where nothing is indexed.
+
+    Raises:
+        StorageError: the index cannot be read.
+    """
+    return next((value for folder in _shards() if (value := read_fact(folder, fact))), None)
+
+
+def indexed_model() -> str | None:
+    """The name of the model that the index was made with; ``None`` where nothing is indexed."""
+    fingerprint = indexed("model")
+    return fingerprint.split()[0] if fingerprint else None
+
+
+def erase_index() -> None:
+    """Remove the index from the workspace, and nothing else.
+
+    Raises:
+        StorageError: it is in use.
+    """
+    for folder in _shards():
+        erase(folder)
+
+
+def _shards() -> list[Path]:
+    return sorted(folder for name in INDEXERS for folder in workspace().glob(f"{name}/*") if folder.is_dir())
+
+
+@contextmanager
+def running(
+    file: str,
+    *,
+    model: str,
+    http: bool = False,
+    port: int | None = None,
+    data_root: Path | None = None,
+    evaluate: bool = False,
+) -> Iterator[Flow]:
+    """A started Flow, stopped at the end.
+
+    Args:
+        file: ``"flow-index.yml"`` or ``"flow-query.yml"``.
+        model: one of ``models.NAMES``; an index that was made with another one is refused.
+        http: whether the gateway speaks HTTP rather than gRPC.
+        port: of the gateway; by default a free one.
+        data_root: the folder below which the Flow may read files; by default none.
+        evaluate: whether the evaluator follows at the end.
+
+    Raises:
+        FlowError: it cannot be started.
+        StorageError: the index cannot be read.
+    """
+    _check_index(model)
+    _check_workspace()
+    _check_weights(model)
+    _set_environment(model, http=http, port=port or _free_port(), data_root=data_root)
+    if port:
+        _check_port(port)
+    from jina import Flow  # takes seconds, and reads the environment that was just set
+    from jina.orchestrate.flow import base
+
+    base.print = lambda *_: None  # type: ignore[attr-defined]  # nothing else keeps Jina's greeting off the console
+
+    if http:
+        import executors.gateway  # noqa: F401  # makes the class known by the name that the Flow file gives
+
+    flow = Flow.load_config(str(ROOT / file))
+    if evaluate:
+        flow = flow.add(name="evaluator", uses=str(ROOT / "yaml/evaluator.yml"), needs="join_all")
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        flow.start()
+    except Exception as error:
+        flow.close()
+        raise FlowError(f"the Flow did not start ({_first_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
+    try:
+        yield flow
+    except ConnectionError as error:
+        raise FlowError("the Flow stopped answering: run the same command again, it goes on where it was") from error
+    finally:
+        flow.close()
+
+
+def _check_index(model: str) -> None:
+    made_with = indexed_model()
+    if made_with and made_with != model:
+        raise FlowError(
+            f"the index in {workspace()} was made with -m {made_with}, not -m {model}: "
+            f"use -m {made_with}, or index again with --overwrite"
+        )
+    shards = indexed("shards")
+    if shards and number("JINA_SHARDS", int(shards)) != int(shards):
+        raise FlowError(
+            f"the index in {workspace()} lies in {shards} shards, not {os.environ['JINA_SHARDS']}: "
+            f"set JINA_SHARDS={shards}, or index again with --overwrite"
+        )
+
+
+def _check_workspace() -> None:
+    folder = workspace()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise FlowError(f"cannot write to {folder} ({error.strerror}): set JINA_WORKSPACE to another folder") from error
+
+
+def _check_weights(model: str) -> None:
+    """Ask a process of its own: torch in this one would hang the Flow's processes, which are forked from it."""
+    if os.environ.get("JINA_IMAGE_ENCODER") and os.environ.get("JINA_TEXT_ENCODER"):
+        return  # another encoder than the model's own
+    command = [sys.executable, "-m", "models", model]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise FlowError(done.stdout.strip() or f"the model {model} cannot be loaded")
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise FlowError(f"port {port} cannot be used ({error}): set JINA_PORT to another") from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _set_environment(model: str, *, http: bool, port: int, data_root: Path | None) -> None:
+    """What the Flow files refer to. A value that is set already wins, but for what the caller decides."""
+    copies = number("JINA_PARALLEL", 1)
+    others = (os.cpu_count() or 2) - 1  # one core is left for the rest of the Flow
+    defaults = {
+        "JINA_PARALLEL": str(copies),
+        "JINA_SHARDS": str(number("JINA_SHARDS", int(indexed("shards") or 1))),
+        "JINA_IMAGE_THREADS": str(max(1, others // copies)),
+        "JINA_TEXT_THREADS": "1",
+        "JINA_NORMALIZER": f"yaml/{model}/normalizer.yml",
+        "JINA_IMAGE_ENCODER": f"yaml/{model}/image_encoder.yml",
+        "JINA_TEXT_ENCODER": f"yaml/{model}/text_encoder.yml",
+    }
+    for name, value in defaults.items():
+        os.environ[name] = os.environ.get(name) or value
+    os.environ["JINA_WORKSPACE"] = str(workspace())
+    os.environ["JINA_DATA_ROOT"] = str(data_root or "")
+    os.environ["JINA_GATEWAY"] = "HTTPGateway" if http else "GRPCGateway"
+    os.environ["JINA_PROTOCOL"] = "http" if http else "grpc"
+    os.environ["JINA_PORT"] = str(port)
+
+
+def _stop(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)  # so that a Flow is closed on its way out
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

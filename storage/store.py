@@ -1,0 +1,289 @@
+"""The documents of one shard of one indexer, in one SQLite database: the truth that everything else is rebuilt from."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+VERSION = 1
+DATABASE = "documents.sqlite"
+_TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE documents (
+    row INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, so that a later row is always a newer document
+    id TEXT NOT NULL UNIQUE,
+    mime_type TEXT NOT NULL,
+    text TEXT NOT NULL,
+    vector BLOB,
+    picture BLOB
+);
+CREATE TABLE sources (
+    id TEXT NOT NULL REFERENCES documents (id) ON DELETE CASCADE,
+    picture_id TEXT NOT NULL,
+    path TEXT NOT NULL,
+    PRIMARY KEY (id, picture_id, path)
+) WITHOUT ROWID;
+CREATE INDEX sources_by_picture ON sources (picture_id);
+CREATE INDEX sources_by_path ON sources (path);
+CREATE TABLE removals (number INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER NOT NULL);
+CREATE TRIGGER removed AFTER DELETE ON documents BEGIN INSERT INTO removals (row) VALUES (old.row); END;
+"""
+
+
+class StorageError(Exception):
+    """The stored data cannot be used as asked; the message is one line that says why and what to do."""
+
+
+class Source(NamedTuple):
+    """Where a document comes from: the picture it is or describes, and that picture's file (either may be empty)."""
+
+    picture_id: str
+    path: str
+
+
+NO_SOURCE = Source("", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A document as one indexer keeps it; what that indexer has no use for stays empty.
+
+    ``vector`` is float32 ``[dimension]`` of unit length, ``picture`` the encoded file.
+    """
+
+    id: str
+    mime_type: str = ""
+    text: str = ""
+    vector: np.ndarray | None = None
+    picture: bytes | None = None
+    source: Source = NO_SOURCE
+
+
+class Store:
+    """One shard's database. Every method that writes is one transaction and returns when it is on disk.
+
+    Several processes may have the same store open: an indexing Flow and a querying one see each other's commits.
+
+    Args:
+        folder: the shard's folder, made if it is absent.
+        shards: in how many shards the index lies; a store that was made for another number is refused.
+
+    Raises:
+        StorageError: the folder cannot be written, or its database is damaged or made by another version.
+    """
+
+    def __init__(self, folder: Path, *, shards: int) -> None:
+        self.path = folder / DATABASE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(folder, fcntl.LOCK_SH)
+            self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=60)
+            self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(f"cannot open the index {self.path}: {error}") from error
+        self._require("shards", str(shards), "set JINA_SHARDS to the former")
+
+    def _prepare(self) -> None:
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk before it is acknowledged
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        with self._transaction():
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                for statement in _statements(_TABLES):
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version = {VERSION}")
+            elif version != VERSION:
+                raise StorageError(
+                    f"{self.path} has format {version}, this program reads {VERSION}: index again with --overwrite"
+                )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def fact(self, name: str) -> str | None:
+        """What is known of the whole store under ``name``: ``"model"``, ``"shards"``."""
+        row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def _require(self, name: str, value: str, advice: str) -> None:
+        known = self.fact(name)
+        if known is None:
+            self._connection.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, value))
+            known = self.fact(name)
+        if known != value:
+            raise StorageError(
+                f"the index {self.path.parent} was made with {name} {known}, asked for is {name} {value}: {advice}"
+            )
+
+    def require_model(self, model: str) -> None:
+        """Remember the model of the vectors, or refuse another one than the remembered.
+
+        Raises:
+            StorageError: names both models.
+        """
+        self._require("model", model, "use the former (-m), or index again with --overwrite")
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Store documents. One that is there keeps its vector and picture; its text and sources are completed."""
+        with self._transaction():
+            for record in records:
+                vector = None if record.vector is None else np.ascontiguousarray(record.vector, np.float32).tobytes()
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO documents (id, mime_type, text, vector, picture) VALUES (?, ?, ?, ?, ?)",
+                    (record.id, record.mime_type, record.text, vector, record.picture),
+                )
+                self._describe(record)
+
+    def update(self, records: Collection[Record]) -> set[str]:
+        """Complete text and sources of those of ``records`` that are held; returns the ids of these."""
+        held = self.held([record.id for record in records])
+        news = [record for record in records if record.id in held and not self._knows(record)]
+        if news:
+            with self._transaction():
+                for record in news:
+                    self._describe(record)
+        return held
+
+    def _knows(self, record: Record) -> bool:
+        found = self._connection.execute(
+            "SELECT text FROM documents JOIN sources USING (id) WHERE id = ? AND picture_id = ? AND path = ?",
+            (record.id, *record.source),
+        ).fetchone()
+        return found is not None and (bool(found[0]) or not record.text)
+
+    def _describe(self, record: Record) -> None:
+        self._connection.execute("UPDATE documents SET text = ? WHERE id = ? AND text = ''", (record.text, record.id))
+        self._connection.execute("INSERT OR IGNORE INTO sources VALUES (?, ?, ?)", (record.id, *record.source))
+
+    def held(self, ids: Iterable[str]) -> set[str]:
+        """Those of ``ids`` that are stored here."""
+        return {row[0] for row in self._select("id", "id", ids)}
+
+    def delete(self, names: Collection[str]) -> list[str]:
+        """Remove what is named: documents by their id, and by a picture's id or path the picture and its captions.
+
+        A document that still has another source stays. Returns the ids of what is gone.
+        """
+        with self._transaction():
+            touched: set[str] = set()
+            for name in names:
+                rows = self._connection.execute(
+                    "DELETE FROM sources WHERE id = ?1 OR picture_id = ?1 OR path = ?1 RETURNING id", (name,)
+                )
+                touched.update(row[0] for row in rows)
+            sourced = {row[0] for row in self._select("id", "id", touched, table="sources")}
+            gone = sorted(touched - sourced)
+            self._connection.executemany("DELETE FROM documents WHERE id = ?", ((id_,) for id_ in gone))
+        return gone
+
+    def records(self, ids: Iterable[str], *, picture: bool = False) -> dict[str, Record]:
+        """The stored documents with these ids, without their vectors, and with their pictures only if asked for."""
+        columns = f"id, mime_type, text, {'picture' if picture else 'NULL'}"
+        found = {row[0]: row for row in self._select(columns, "id", ids)}
+        sources = {row[0]: Source(*row[1:]) for row in self._select("id, picture_id, path", "id", found, "sources")}
+        return {
+            id_: Record(id=id_, mime_type=mime, text=text, picture=blob, source=sources.get(id_, NO_SOURCE))
+            for id_, mime, text, blob in found.values()
+        }
+
+    def sample(self, number: int) -> list[str]:
+        """The ids of up to ``number`` documents, the first that were stored."""
+        return [row[0] for row in self._connection.execute("SELECT id FROM documents ORDER BY row LIMIT ?", (number,))]
+
+    def ids_of_rows(self, rows: Iterable[int]) -> dict[int, str]:
+        """The documents' ids by their rows, the numbers under which a vector index knows them."""
+        return dict(self._select("row, id", "row", rows))
+
+    def vectors_after(self, row: int) -> Iterator[tuple[int, bytes]]:
+        """Rows newer than ``row`` with their vectors (little-endian float32), oldest first."""
+        return self._connection.execute("SELECT row, vector FROM documents WHERE row > ? ORDER BY row", (row,))
+
+    def removals_after(self, number: int) -> list[tuple[int, int]]:
+        """Removals later than ``number``, as pairs of the removal's number and the removed row."""
+        return self._connection.execute("SELECT * FROM removals WHERE number > ?", (number,)).fetchall()
+
+    def __len__(self) -> int:
+        return int(self._connection.execute("SELECT count(*) FROM documents").fetchone()[0])
+
+    def close(self) -> None:
+        """Give the database and its lock back."""
+        self._connection.close()
+        os.close(self._lock)
+
+    def _select(
+        self, columns: str, key: str, values: Iterable[object], table: str = "documents"
+    ) -> Iterator[tuple[Any, ...]]:
+        wanted = list(values)
+        for start in range(0, len(wanted), 500):  # SQLite bounds the number of placeholders
+            part = wanted[start : start + 500]
+            marks = ",".join("?" * len(part))
+            yield from self._connection.execute(f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})", part)
+
+
+def erase(folder: Path) -> None:
+    """Remove one shard's store from the disk.
+
+    Raises:
+        StorageError: another process has it open.
+    """
+    if not folder.is_dir():
+        return
+    lock = _lock(folder, fcntl.LOCK_EX)
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            (folder / f"{DATABASE}{suffix}").unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+
+
+def read_fact(folder: Path, name: str) -> str | None:
+    """One fact of a store that may be in use or absent, without opening it for writing."""
+    path = folder / DATABASE
+    if not path.is_file():
+        return None
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise StorageError(f"cannot read the index {path}: {error}") from error
+    return row[0] if row else None
+
+
+def _lock(folder: Path, kind: int) -> int:
+    """Lock a store's folder, shared by those who use it and exclusive for who erases it; the kernel ends it."""
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise StorageError(f"the index {folder} is in use: stop the program that uses it first") from error
+    return handle
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script: ``executescript`` would commit the transaction that the tables belong to."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,1 @@
+window.JinaBox.init(`${location.origin}/search`);
