@@ -69,8 +69,11 @@ def index(flow: Flow, data_set: DataSet, account: Account, *, limit: int, reques
             new = {doc.id: doc for doc in window if doc.id not in held}
             account.held += len({doc.id for doc in window} & held)
             progress.advance(len(window) - len(new))
-            wrong = _send(flow, list(new.values()), request_size, progress)
-            account.added += len(new) - len(wrong)
+            acknowledged, wrong = _send(flow, list(new.values()), request_size, progress)
+            # the caption of a picture that is none goes with it
+            account.added += sum(new[id_].tags["picture"] not in wrong for id_ in acknowledged)
+            for id_ in new.keys() - acknowledged - wrong.keys():
+                account.skip(new[id_].tags["path"], "was not acknowledged: run the same command again")
             for id_, reason in wrong.items():
                 account.skip(new[id_].tags["path"], reason)
             if wrong:  # a branch that saw nothing wrong may have stored its part, and a caption stands for a picture
@@ -114,12 +117,14 @@ def _documents(data_set: DataSet, limit: int, account: Account) -> Iterator[Docu
                 yield doc
 
 
-def _send(flow: Flow, docs: list[Document], request_size: int, progress: Progress) -> dict[str, str]:
-    """Index documents; returns why, by their ids, some could not be."""
+def _send(flow: Flow, docs: list[Document], request_size: int, progress: Progress) -> tuple[set[str], dict[str, str]]:
+    """Index documents; returns the ids of those that are on disk, and why, by their ids, others could not be."""
+    acknowledged: set[str] = set()
     wrong: dict[str, str] = {}
 
     def take(response: object) -> None:
         answered = response.docs  # type: ignore[attr-defined]
+        acknowledged.update(doc.id for doc in answered if not doc.error and is_held(doc))
         wrong.update({doc.id: doc.error for doc in answered if doc.error})
         progress.advance(len(answered))
 
@@ -132,7 +137,7 @@ def _send(flow: Flow, docs: list[Document], request_size: int, progress: Progres
             return_type=DocList[Document],
             on_done=take,
         )
-    return wrong
+    return acknowledged, wrong
 
 
 def _post(flow: Flow, endpoint: str, docs: list[Document]) -> DocList[Document]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 INDEXERS = ("image_vector_indexer", "image_kv_indexer", "text_indexer")
 PORT = 45678
+SECONDS_TO_CLOSE = 4.0
+_PR_SET_PDEATHSIG = 1
 _QUIET = {
     "JINA_OPTOUT_TELEMETRY": "1",  # nobody is told who runs this
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -36,7 +41,7 @@ class FlowError(Exception):
 
 
 def quiet() -> None:
-    """Keep the warnings of libraries off the console, here and in the Flow's processes; it is for before Jina's import."""
+    """Keep libraries' warnings off the console, also of the Flow's processes; to be called before Jina is imported."""
     warnings.simplefilter("ignore")
     for name, value in _QUIET.items():
         os.environ[name] = os.environ.get(name) or value
@@ -138,17 +143,18 @@ def running(
     if evaluate:
         flow = flow.add(name="evaluator", uses=str(ROOT / "yaml/evaluator.yml"), needs="join_all")
     signal.signal(signal.SIGTERM, _stop)
+    os.register_at_fork(after_in_child=_follow_parent)
     try:
         flow.start()
     except Exception as error:
-        flow.close()
+        _close(flow)
         raise FlowError(f"the Flow did not start ({_first_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
     try:
         yield flow
     except ConnectionError as error:
         raise FlowError("the Flow stopped answering: run the same command again, it goes on where it was") from error
     finally:
-        flow.close()
+        _close(flow)
 
 
 def _check_index(model: str) -> None:
@@ -226,6 +232,30 @@ def _set_environment(model: str, *, http: bool, port: int, data_root: Path | Non
 
 def _stop(*_: object) -> None:
     raise SystemExit(128 + signal.SIGTERM)  # so that a Flow is closed on its way out
+
+
+def _close(flow: Flow) -> None:
+    """Stop the Flow. A process that waits for others that are gone is killed: what it acknowledged is on disk."""
+    alarm = threading.Timer(SECONDS_TO_CLOSE, _kill_children)
+    alarm.daemon = True
+    alarm.start()
+    flow.close()
+    alarm.cancel()
+
+
+def _kill_children() -> None:
+    for process in active_children():
+        process.kill()
+
+
+def _follow_parent() -> None:
+    """Tie this process of the Flow to the one that started it.
+
+    Ctrl-C reaches only that one, which stops the others in order; if it is killed, the kernel kills this one too.
+    """
+    os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _first_line(error: Exception) -> str:

@@ -129,9 +129,10 @@ class HTTPGateway(FastAPIBaseGateway):
         """A stored picture with its ``data``."""
         ask = Document(id=id_, modality=IMAGE, target=IMAGE)
         docs = await self.post("/picture", [ask], executor="image_kv_indexer|join_all")
-        if not docs or docs[0].data is None:
-            raise RequestError(404, f"there is no picture {id_[:80]!r} here")
-        return docs[0]
+        for doc in docs:
+            if doc.data is not None:  # the branches that were not asked hand back the question
+                return doc
+        raise RequestError(404, f"there is no picture {id_[:80]!r} here")
 
     async def index(self, body: IndexRequest) -> JSONResponse:
         """Index what is not there yet, and say of each item what became of it."""
@@ -149,7 +150,10 @@ class HTTPGateway(FastAPIBaseGateway):
         """Index those of ``docs`` that are not held yet; returns why, by their ids, some could not be."""
         held = {doc.id for doc in await self.post("/update", docs) if is_held(doc)} if docs else set()
         new = [doc for doc in docs if doc.id not in held]
-        errors = {doc.id: doc.error for doc in await self.post("/index", new) if doc.error} if new else {}
+        answered = {doc.id: doc for doc in await self.post("/index", new)} if new else {}
+        if any(doc.id not in answered for doc in new):
+            raise RequestError(503, "a part of the Flow did not acknowledge: send the same request again")
+        errors = {doc.id: doc.error for doc in answered.values() if doc.error}
         if errors:  # a branch that saw nothing wrong may have stored its part
             await self.post("/delete", protocol.removals(errors))
         return errors

@@ -21,7 +21,7 @@ class Indexer(Executor):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.name = self.runtime_args.name.split("/")[0]
+        self.name = self.metas.name
         self.shard, self.shards = self.runtime_args.shard_id, self.runtime_args.shards
         self.store = Store(Path(self.workspace), shards=self.shards)
 

@@ -20,7 +20,8 @@ _tokenizer = TreebankWordTokenizer()
 
 def tokenize(text: str) -> list[str]:
     """Split lower-cased text by the Penn Treebank's rules; what follows its first 2,000 characters is cut off."""
-    return _tokenizer.tokenize(text[:LONGEST_TEXT].lower())
+    words: list[str] = _tokenizer.tokenize(text[:LONGEST_TEXT].lower())
+    return words
 
 
 class Vocabulary:
@@ -64,11 +65,13 @@ class Vocabulary:
         try:
             with path.open("rb") as stream:
                 return cls(_read_pickle(stream) if path.suffix == ".pkl" else json.load(stream))
-        except FileNotFoundError:
-            raise ModelError(f"no vocabulary at {path}: set VSE_VOCAB to the authors' file, such as f30k_vocab.pkl")
+        except FileNotFoundError as error:
+            raise ModelError(f"no vocabulary of VSE++ at {path}: correct VSE_VOCAB, or restore the file") from error
         except Exception as error:  # a pickle can fail in any way
-            reason = str(error).partition("\n")[0]
-            raise ModelError(f"{path} is not a vocabulary of VSE++ ({reason}): fetch it again") from error
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"{path} cannot be used as VSE++'s vocabulary ({type(error).__name__}: {reason})"
+            ) from error
 
 
 class _AuthorsVocabulary:

@@ -10,16 +10,15 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -27,15 +26,18 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from models import ModelError
 from models.preprocessing import Preprocessing
+from models.vocabulary import Vocabulary
 
-# torchvision, timm and NLTK are imported where they are used: each costs seconds, and no tower needs them all.
+# torchvision and timm are imported where they are used: each costs seconds, and the text tower needs neither.
 
-EMBEDDED = Path(__file__).resolve().parent / "weights" / "vse"
-EMBEDDED_FILES = ("config.json", "image.safetensors", "text.safetensors", "vocabulary.json")
+OWN_WEIGHTS = Path(__file__).resolve().parent / "weights" / "vse"
+OWN_FILES = ("config.json", "image.safetensors", "text.safetensors", "vocabulary.json")
 AUTHORS_PREPROCESSING = Preprocessing(
     size=224, resize=256, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
 AUTHORS_CNNS = ("vgg19", "resnet152")
+# Where the processor multiplies bfloat16 in hardware it is twice as fast; the cosine to float32 stays over 0.999.
+FAST_TYPE = torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
 IMAGE_BATCH = 16  # the fastest of 1, 8, 16 and 64: a batch's activations still fit the cache
 TEXT_BATCH = 256
 
@@ -92,7 +94,7 @@ def make_cnn(name: str) -> nn.Module:
     if name not in AUTHORS_CNNS:
         import timm
 
-        return cast(nn.Module, timm.create_model(name, num_classes=0))
+        return timm.create_model(name, num_classes=0)
     import torchvision
 
     cnn: nn.Module = torchvision.models.get_model(name, weights=None)
@@ -118,18 +120,13 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> Tensor:
     """uint8 ``[n, height, width, 3]`` to float32 ``[n, 3, height, width]``, channels last in memory."""
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-    scaled = torch.from_numpy(pixels).float().sub_(mean * 255).div_(std * 255)
+    scaled = torch.tensor(pixels, dtype=torch.float32).sub_(mean * 255).div_(std * 255)
     return scaled.permute(0, 3, 1, 2)
-
-
-def fast_type() -> torch.dtype:
-    """bfloat16 where the processor multiplies it in hardware (twice as fast there, cosine over 0.999), else float32."""
-    return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
 
 
 def prepare_cnn(cnn: nn.Module) -> nn.Module:
     """Make a trained CNN ready for fast inference, in place."""
-    return fold_batch_norm(cnn.eval()).to(dtype=fast_type(), memory_format=torch.channels_last)
+    return fold_batch_norm(cnn.eval()).to(FAST_TYPE).to(memory_format=torch.channels_last)
 
 
 def build_image_tower(cnn: str, weights: Weights) -> ImageTower:
@@ -146,13 +143,13 @@ def build_image_tower(cnn: str, weights: Weights) -> ImageTower:
     return tower.eval()
 
 
-def build_text_tower(weights: Weights) -> TextTower:
-    """The text tower that fits the weights, ready for inference.
+def build_text_tower(weights: Weights, *, words: int) -> TextTower:
+    """The text tower that fits the weights and a vocabulary of so many words, ready for inference.
 
     Raises:
         KeyError, RuntimeError: they do not fit.
     """
-    words, word_dimension = weights["embed.weight"].shape
+    word_dimension = weights["embed.weight"].shape[1]
     with torch.device("meta"):
         tower = TextTower(words=words, word_dimension=word_dimension, dimension=weights["rnn.weight_hh_l0"].shape[1])
     _assign(tower, weights)
@@ -167,41 +164,164 @@ def _assign(tower: nn.Module, weights: Weights) -> None:
     tower.load_state_dict(counters | floats, assign=True)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where the weights are, read as far as is needed to tell which they are."""
-
-    cnn: str
-    dimension: int
-    preprocessing: Preprocessing
-    files: tuple[Path, ...]
-    vocabulary: Path
-    image: Any  # each of the two gives its tower's weights when called
-    text: Any
-
-
 class VseModel:
     """VSE++ ready to encode; see `models.Model`. Made by `load`."""
 
     name = "vse"
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: _Source, *, image: bool, text: bool) -> None:
         self.dimension, self.preprocessing = source.dimension, source.preprocessing
         self.fingerprint = f"vse {source.cnn} {self.dimension}-d {self.preprocessing} {_hash(source.files)}"
-        self._image: ImageTower | None = None
-        self._text: TextTower | None = None
+        self._image = source.image_tower() if image else None
+        self._text = source.text_tower() if text else None
 
     @classmethod
     def load(cls, *, image: bool = True, text: bool = True) -> VseModel:
         """Load the towers that are asked for.
 
         Raises:
-            ModelError: a file is absent, is not what it should be, or only one of the two variables is set.
+            ModelError: a file is absent or does not fit, or only one of the two variables is set.
         """
-        source = _find()
-        model = cls(source)
-        if image:
-            model._image = _fit(source.files, partial(_load_image, source))
-        if text:
-            model._load_text(source)
-        return model
+        checkpoint, vocabulary = os.environ.get("VSE_CHECKPOINT"), os.environ.get("VSE_VOCAB")
+        if checkpoint and vocabulary:
+            source = _authors_source(Path(checkpoint), Path(vocabulary))
+        elif checkpoint or vocabulary:
+            raise ModelError("VSE_CHECKPOINT and VSE_VOCAB belong together: set both, or neither")
+        else:
+            source = _own_source(OWN_WEIGHTS)
+        return cls(source, image=image, text=text)
+
+    @classmethod
+    def load_own(cls, folder: Path) -> VseModel:
+        """Load both towers from a folder that `training/vse.py` has written."""
+        return cls(_own_source(folder), image=True, text=True)
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 ``[n, size, size, 3]`` (RGB) to float32 ``[n, dimension]`` of unit length."""
+        if self._image is None:
+            raise ModelError("the image tower of vse is not loaded: load it with image=True")
+        batches = (
+            self._image(normalise(pixels[start : start + IMAGE_BATCH], self.preprocessing).to(FAST_TYPE))
+            for start in range(0, len(pixels), IMAGE_BATCH)
+        )
+        return _stack(batches, self.dimension)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
+        """Any texts to float32 ``[n, dimension]`` of unit length; what follows 2,000 characters is cut off."""
+        if self._text is None:
+            raise ModelError("the text tower of vse is not loaded: load it with text=True")
+        tower, vocabulary = self._text
+        captions = [vocabulary.encode(text) for text in texts]
+        batches = (tower(captions[start : start + TEXT_BATCH]) for start in range(0, len(captions), TEXT_BATCH))
+        return _stack(batches, self.dimension)
+
+
+def _stack(batches: Iterable[Tensor], dimension: int) -> np.ndarray:
+    return np.concatenate([np.empty((0, dimension), np.float32), *(batch.numpy() for batch in batches)])
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The weights of one VSE++; a tower's are only read when they are asked for."""
+
+    cnn: str
+    dimension: int
+    preprocessing: Preprocessing
+    files: Sequence[Path]
+    image_tower: Callable[[], ImageTower]
+    text_tower: Callable[[], tuple[TextTower, Vocabulary]]
+
+
+def _own_source(folder: Path) -> _Source:
+    """The weights that `training/vse.py` has written."""
+    config_file, image_file, text_file, vocabulary_file = files = [folder / name for name in OWN_FILES]
+    with _blamed(config_file):
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        cnn, dimension = config["cnn"], config["dimension"]
+        lists = config["preprocessing"]
+        preprocessing = Preprocessing(**lists | {name: tuple(lists[name]) for name in ("mean", "std")})
+
+    def image_tower() -> ImageTower:
+        with _blamed(image_file):
+            return build_image_tower(cnn, load_file(image_file))
+
+    def text_tower() -> tuple[TextTower, Vocabulary]:
+        vocabulary = Vocabulary.read(vocabulary_file)
+        with _blamed(text_file):
+            return build_text_tower(load_file(text_file), words=len(vocabulary)), vocabulary
+
+    return _Source(cnn, dimension, preprocessing, files, image_tower, text_tower)
+
+
+def _authors_source(checkpoint: Path, vocabulary_file: Path) -> _Source:
+    """A checkpoint of the authors: ``opt``, a Namespace, and ``model``, the weights of the image and the text tower."""
+    with _blamed(checkpoint):
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        options = vars(content["opt"])
+        image, text = (_current_names(weights) for weights in content["model"])
+        cnn = options.get("cnn_type") or _guess_cnn(image)
+        _check_options(cnn, options, image)
+        dimension = len(image["fc.weight"])
+
+    def image_tower() -> ImageTower:
+        with _blamed(checkpoint):
+            return build_image_tower(cnn, image)
+
+    def text_tower() -> tuple[TextTower, Vocabulary]:
+        vocabulary = Vocabulary.read(vocabulary_file)
+        with _blamed(checkpoint):
+            return build_text_tower(text, words=len(vocabulary)), vocabulary
+
+    files = (checkpoint, vocabulary_file)
+    return _Source(cnn, dimension, AUTHORS_PREPROCESSING, files, image_tower, text_tower)
+
+
+def _current_names(weights: Weights) -> dict[str, Tensor]:
+    """Without DataParallel's ``module.``, and with the places that torchvision gives VGG's linear layers today."""
+    names = {name: name.replace("module.", "") for name in weights}
+    if "cnn.classifier.1.weight" in weights:
+        old = {"cnn.classifier.1.": "cnn.classifier.0.", "cnn.classifier.4.": "cnn.classifier.3."}
+        names |= {name: old[name[:17]] + name[17:] for name in names if name[:17] in old}
+    return {names[name]: tensor for name, tensor in weights.items()}
+
+
+def _guess_cnn(weights: Weights) -> str:
+    return "vgg19" if "cnn.features.0.weight" in weights else "resnet152"
+
+
+def _check_options(cnn: str, options: Mapping[str, object], image: Weights) -> None:
+    """Refuse what another network was trained with.
+
+    Raises:
+        ValueError: says what.
+    """
+    if cnn not in AUTHORS_CNNS:
+        raise ValueError(f"its CNN is {cnn!r}, not one of {', '.join(AUTHORS_CNNS)}")
+    if not any(name.startswith("cnn.") for name in image):
+        raise ValueError("it has no CNN, it was trained on precomputed features")
+    if options.get("use_abs") or options.get("no_imgnorm") or options.get("measure", "cosine") != "cosine":
+        raise ValueError("it was not trained for the cosine: order embeddings are another model")
+
+
+@contextmanager
+def _blamed(file: Path) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a `ModelError` of one line that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ModelError(f"no weights of VSE++ at {file}: correct VSE_CHECKPOINT, or restore the file") from error
+    except Exception as error:  # a file that is not what it should be fails in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{file} cannot be used as weights of VSE++ ({type(error).__name__}: {reason})") from error
+
+
+def _hash(files: Sequence[Path]) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of all files together."""
+    digest = hashlib.sha256()
+    for file in files:
+        with _blamed(file), file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,48 @@
+# The commands of this project: `make help` lists them. PYTHON=python3.11 make … takes another Python.
+PYTHON ?= python3
+UV ?= uv
+BIN := .venv/bin
+RUN := .venv/requirements.stamp
+DEV := .venv/requirements-dev.stamp
+PAGE := web/node_modules/.package-lock.json
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
+LOCK := $(UV) pip compile --quiet --custom-compile-command "make lock" --python-version 3.11 --python-platform linux
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lock
+.DELETE_ON_ERROR:
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+demo: $(RUN) $(PAGE) ## index 16 photographs and serve a page that searches them, until Ctrl-C
+	@trap : INT; export JINA_WORKSPACE=workspace-demo; \
+	$(BIN)/python app.py -t index -d toy -m vse --overwrite && $(BIN)/python app.py -t query || [ $$? = 130 ]
+
+test: $(DEV) $(PAGE) ## run the tests
+	@$(BIN)/python -m pytest
+
+check: $(DEV) ## check format, style and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy .
+
+lock: ## write the exact versions of requirements*.in into requirements*.txt (needs uv)
+	$(LOCK) requirements.in -o requirements.txt
+	$(LOCK) requirements-dev.in -c requirements.txt -o requirements-dev.txt
+
+$(RUN): requirements.txt
+	@echo "installing the packages of $< into .venv: some minutes"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -r $<
+	@touch $@
+
+$(DEV): requirements-dev.txt $(RUN)
+	@echo "installing the packages of $< into .venv"
+	@$(PIP) -r $<
+	@touch $@
+
+# The venv has an npm too, for machines without one.
+$(PAGE): web/package-lock.json | $(RUN)
+	@cd web && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --ignore-scripts --no-audit --no-fund
+	@touch $@

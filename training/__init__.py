@@ -1,0 +1,1 @@
+"""How the committed weights were made; nothing here is needed to use them."""

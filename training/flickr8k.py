@@ -1,0 +1,46 @@
+"""Flickr8k (Hodosh, Young, Hockenmaier, JAIR 2013) with all five captions, in its official parts."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from models import ModelError
+
+CAPTIONS = 5  # of each picture
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures with five captions each."""
+
+    pictures: list[Path]
+    captions: list[list[str]]
+
+
+def read_split(folder: Path, name: str) -> Split:
+    """The ``train``, ``dev`` or ``test`` part.
+
+    Raises:
+        ModelError: the data set is not there, or not complete.
+    """
+    try:
+        captions = _read_captions(folder / "captions.txt")
+        names = (folder / "splits" / f"Flickr_8k.{name}Images.txt").read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise ModelError(f"no Flickr8k with its splits ({error.filename} is absent): run `bash get_data.sh`") from error
+    pictures = [folder / "images" / name for name in names]
+    for picture in pictures:
+        if len(captions[picture.name]) != CAPTIONS or not picture.exists():
+            raise ModelError(f"{picture} or one of its five captions is absent: run `bash get_data.sh`")
+    return Split(pictures, [captions[name] for name in names])
+
+
+def _read_captions(file: Path) -> dict[str, list[str]]:
+    captions: dict[str, list[str]] = defaultdict(list)
+    with file.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            captions[row["image"]].append(row["caption"])
+    return captions
