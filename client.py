@@ -30,6 +30,9 @@ IN_FLIGHT = 8
 """How many requests are sent before the first one is answered."""
 
 
+Item = tuple[str, str | dict[str, str]]  # a name for a person, and what is posted
+
+
 @dataclass
 class Account:
     """What became of the documents of one run."""
@@ -144,8 +147,8 @@ def _post(flow: Flow, endpoint: str, docs: list[Document]) -> DocList[Document]:
     return flow.post(endpoint, DocList[Document](docs), request_size=len(docs), return_type=DocList[Document])
 
 
-def items(data_set: DataSet, limit: int, account: Account) -> Iterator[str | dict[str, str]]:
-    """The pairs of a data set as HTTP knows them: it cannot refer to files."""
+def items(data_set: DataSet, limit: int, account: Account) -> Iterator[Item]:
+    """The pairs of a data set as HTTP knows them, since it cannot refer to files, by the files' names."""
     for pair in data_set.pairs(limit=limit, skip=account.skip):
         try:
             data = read(str(pair.path), data_set.root)
@@ -153,30 +156,31 @@ def items(data_set: DataSet, limit: int, account: Account) -> Iterator[str | dic
         except PictureError as error:
             account.skip(pair.source, str(error))
         else:
-            yield {"image": uri, "text": pair.caption} if pair.caption else uri
+            yield pair.source, {"image": uri, "text": pair.caption} if pair.caption else uri
 
 
-def lines(file: str, limit: int) -> Iterator[str]:
-    """Up to ``limit`` lines of a text file that are not empty.
+def lines(file: str, limit: int) -> Iterator[Item]:
+    """Up to ``limit`` lines of a text file that are not empty, by their numbers.
 
     Raises:
         DataError: the file cannot be read.
     """
     try:
         with open(file, encoding="utf-8") as texts:
-            yield from islice((line.strip() for line in texts if line.strip()), limit)
+            content = [(f"line {number}", line.strip()) for number, line in enumerate(texts, 1) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {file!r} ({error}): set JINA_DATA_FILE to a text file in UTF-8") from error
+    return iter(content[:limit])
 
 
-def index_http(port: int, data: Iterator[str | dict[str, str]], request_size: int, account: Account) -> None:
+def index_http(port: int, data: Iterator[Item], request_size: int, account: Account) -> None:
     """Index texts, pictures or pairs through the HTTP gateway of a Flow on this machine."""
     with Progress("indexing", total=None, unit="items") as progress:
         while batch := list(islice(data, request_size)):
-            answer = _post_json(f"http://127.0.0.1:{port}/index", {"data": batch})
-            for item in answer["data"]["docs"]:
+            answer = _post_json(f"http://127.0.0.1:{port}/index", {"data": [item for _, item in batch]})
+            for (name, _), item in zip(batch, answer["data"]["docs"], strict=True):
                 if "error" in item:
-                    account.skip(item["id"], item["error"])
+                    account.skip(name, item["error"])
                 else:
                     account.added += 1
             progress.advance(len(batch))

@@ -132,6 +132,7 @@ def running(
     if port:
         _check_port(port)
     from jina import Flow  # takes seconds, and reads the environment that was just set
+    from jina.excepts import BadServer
     from jina.orchestrate.flow import base
 
     base.print = lambda *_: None  # type: ignore[attr-defined]  # nothing else keeps Jina's greeting off the console
@@ -151,6 +152,8 @@ def running(
         raise FlowError(f"the Flow did not start ({_first_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
     try:
         yield flow
+    except BadServer as error:
+        raise FlowError(_cause(error)) from error
     except ConnectionError as error:
         raise FlowError("the Flow stopped answering: run the same command again, it goes on where it was") from error
     finally:
@@ -232,6 +235,12 @@ def _set_environment(model: str, *, http: bool, port: int, data_root: Path | Non
 
 def _stop(*_: object) -> None:
     raise SystemExit(128 + signal.SIGTERM)  # so that a Flow is closed on its way out
+
+
+def _cause(error: Exception) -> str:
+    """The message of the exception that an executor raised, in one line."""
+    status = error.args[0].status
+    return (" ".join(status.exception.args) or status.description).splitlines()[0]
 
 
 def _close(flow: Flow) -> None:

@@ -3,7 +3,8 @@
 from base64 import b64encode
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from typing_extensions import Annotated
 
 from executors import VERSION
 from executors.document import IMAGE, TEXT, Document, Match, picture_id, text_document
@@ -12,12 +13,20 @@ from executors.picture import PictureError, read
 MAX_TOP_K = 1000
 
 
+def _encodable(text: str) -> str:
+    text.encode()  # JSON can spell half a character, which nothing behind the gateway could send on
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+
 class Pair(BaseModel):
     """A picture with its caption."""
 
     model_config = ConfigDict(extra="forbid")
     image: str = Field(description="the picture as a base64 `data:` URI")
-    text: str = Field(min_length=1, description="its caption")
+    text: Text = Field(min_length=1, description="its caption")
 
 
 class Parameters(BaseModel):
@@ -35,7 +44,7 @@ class Parameters(BaseModel):
 class SearchRequest(BaseModel):
     """What Jina Box sends; other fields, such as `mode`, are allowed and ignored."""
 
-    data: List[str] = Field(
+    data: List[Text] = Field(
         min_length=1,
         description="queries: texts, pictures as base64 `data:` URIs, or addresses of pictures on this server",
     )
@@ -46,7 +55,7 @@ class SearchRequest(BaseModel):
 class IndexRequest(BaseModel):
     """What to add to the index."""
 
-    data: List[Union[str, Pair]] = Field(
+    data: List[Union[Text, Pair]] = Field(
         min_length=1, description="texts, pictures as base64 `data:` URIs, or pictures with their captions"
     )
 

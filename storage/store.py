@@ -85,11 +85,17 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder, fcntl.LOCK_SH)
-            self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=60)
-            self._prepare()
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             raise StorageError(f"cannot open the index {self.path}: {error}") from error
-        self._require("shards", str(shards), "set JINA_SHARDS to the former")
+        self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=60)
+        try:
+            self._prepare()
+            self._require("shards", str(shards), "set JINA_SHARDS to the former")
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.Error):
+                raise StorageError(f"cannot open the index {self.path}: {error}") from error
+            raise
 
     def _prepare(self) -> None:
         self._connection.execute("PRAGMA journal_mode = WAL")
@@ -260,6 +266,8 @@ def read_fact(folder: Path, name: str) -> str | None:
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         try:
+            if connection.execute("PRAGMA user_version").fetchone() == (0,):
+                return None  # killed before its first commit
             row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         finally:
             connection.close()

@@ -1,42 +1,82 @@
-"""The answers do not depend on the number of shards."""
+"""The number of shards never shows in an answer."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from tests.support import data_uri, paint, run, served, stored
+import numpy as np
+import pytest
 
-PICTURES = 120
-QUERIES = ["red", "#336699", "white", "nonsense"]
+from tests.conftest import held, paint_random, run, server, unit
+
+PICTURES = 200
+TEXTS = ("red", "navy", "#808080", "olive tree", "no colour at all")
 
 
-def test_shards_give_the_identical_ranking(tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    paint(pictures, PICTURES)
-    answers = []
-    for shards in ("1", "2", "3"):
-        workspace = tmp_path / shards
-        done = run(
-            "app.py",
-            "-t",
-            "index",
-            "-n",
-            "999",
-            "-d",
-            str(pictures),
-            "-m",
-            "vse",
-            workspace=workspace,
-            JINA_SHARDS=shards,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert len(list((workspace / "text_indexer").glob("*/documents.sqlite"))) == int(shards)
-        assert len(set(stored(workspace, "image_vector_indexer"))) == PICTURES
-        with served(workspace) as server:  # without JINA_SHARDS: the number is stored with the index
-            found = [server.matches(query, top_k=50) for query in [*QUERIES, data_uri(pictures / "0005.png")]]
-        answers.append([[(match["id"], match["score"]["value"]) for match in matches] for matches in found])
-    assert all(len(matches) == 50 for matches in answers[0])
-    assert answers[0] == answers[1] == answers[2]
-    refused = run("app.py", "-t", "dryrun", "-m", "vse", workspace=tmp_path / "3", JINA_SHARDS="2")
-    assert refused.returncode == 1
-    assert "lies in 3 shards, not 2" in refused.stderr
+class Answers(NamedTuple):
+    """What an index in some number of shards said."""
+
+    workspace: Path
+    colours: list[tuple[np.ndarray, np.ndarray]]
+    status: dict[str, Any]
+    rankings: list[list[tuple[str, float]]]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Answers]:
+    """The same pictures in 1, 2 and 3 shards; the server is not told in how many."""
+    return {shards: _ask(tmp_path_factory.mktemp(f"shards{shards}"), shards) for shards in (1, 2, 3)}
+
+
+def _ask(folder: Path, shards: int) -> Answers:
+    colours = paint_random(folder, PICTURES, noise=30)
+    workspace = folder / "workspace"
+    arguments = ("-t", "index", "-d", folder, "-m", "vse", "-n", PICTURES, "-s", 64)
+    done = run("app.py", *arguments, workspace=workspace, JINA_SHARDS=shards)
+    assert done.code == 0, done.err
+    files = sorted(folder.glob("*0.png"))
+    pictures = [f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}" for path in files]
+    with server(workspace) as running:
+        status = running.get("/status").body
+        found = [
+            *running.search(*TEXTS, *pictures[:5], top_k=50),
+            *running.search(*pictures[5:10], parameters={"target": "image", "top_k": PICTURES}),
+            *running.search(*TEXTS, parameters={"target": "text", "top_k": 1}),
+        ]
+    rankings = [[(match["id"], match["score"]["value"]) for match in matches] for matches in found]
+    return Answers(workspace, colours, status, rankings)
+
+
+@pytest.mark.parametrize("shards", [2, 3])
+def test_rankings_are_identical(answers: dict[int, Answers], shards: int) -> None:
+    assert answers[shards].rankings == answers[1].rankings
+
+
+def test_rankings_are_exact_and_cut(answers: dict[int, Answers]) -> None:
+    rankings = answers[3].rankings
+    assert [len(ranking) for ranking in rankings] == [50] * 10 + [PICTURES] * 5 + [1] * 5
+    stored = np.stack([unit(colour) for colour, _ in answers[3].colours])
+    for text, ranking in zip(TEXTS[:3], rankings, strict=False):
+        true = np.sort(1 - stored @ unit(text))[:50]
+        np.testing.assert_allclose([score for _, score in ranking], true, atol=1e-5)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_every_shard_holds_its_part_and_only_that(answers: dict[int, Answers], shards: int) -> None:
+    status, workspace = answers[shards].status, answers[shards].workspace
+    assert (status["shards"], status["pictures"], status["captions"]) == (shards, PICTURES, PICTURES)
+    for indexer in ("image_vector_indexer", "image_kv_indexer", "text_indexer"):
+        parts = held(workspace, indexer, "count(*)")
+        assert len(parts) == shards
+        assert min(parts) > PICTURES / shards / 2
+        ids = held(workspace, indexer)
+        assert len(ids) == len(set(ids)) == PICTURES
+
+
+def test_another_number_is_refused_in_one_line(answers: dict[int, Answers]) -> None:
+    done = run("app.py", "-t", "query", workspace=answers[2].workspace, JINA_SHARDS=3)
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "lies in 2 shards, not 3" in done.err
+    assert "JINA_SHARDS=2" in done.err
