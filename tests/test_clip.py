@@ -51,7 +51,7 @@ def test_towers_share_one_fingerprint(weights: Path) -> None:
     image = ClipModel(ARCHITECTURE, str(weights), image=True, text=False)
     text = ClipModel(ARCHITECTURE, str(weights), image=False, text=True)
     assert image.fingerprint == text.fingerprint
-    assert image.fingerprint.startswith(f"clip {ARCHITECTURE} 384-d")
+    assert image.fingerprint.startswith(f"clip {ARCHITECTURE} {image.dimension}-d ")
     with pytest.raises(ModelError):
         image.encode_texts(["a dog"])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from hashlib import sha1
 from pathlib import Path
 
@@ -57,6 +59,9 @@ def test_kill(tmp_path: Path, moment: str) -> None:
     paint_random(folder, PICTURES)
     arguments = ("-t", "index", "-d", folder, "-m", "vse", "-n", PICTURES, "-s", "2")
     acknowledged = _killed(arguments, workspace, moment)
+    for database in workspace.glob("*/*/documents.sqlite"):  # what is committed but not yet in its shared memory
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA wal_checkpoint")
     before = {indexer: set(held(workspace, indexer)) for indexer in INDEXERS}
     assert sum(map(len, before.values())) < 3 * PICTURES, "it was finished before it was killed"
     pictures = {sha1(path.read_bytes()).hexdigest() for path in folder.glob("*.png")}

@@ -97,8 +97,11 @@ def test_indexing_again_encodes_nothing(indexed: Indexed, own: Path) -> None:
     """An encoder that cannot be asked proves it; the model is that of the index."""
     mute = own.parent / "mute.yml"
     (own.parent / "mute.py").write_text(
-        "from jina import Executor, requests\n\n\nclass Mute(Executor):\n"
-        "    @requests(on='/index')\n    def encode(self, docs, **_):\n        raise RuntimeError('asked to encode')\n"
+        "from docarray import DocList\nfrom jina import Executor, requests\n"
+        "from executors.document import Document\n\n\nclass Mute(Executor):\n"
+        "    @requests(on=['/index', '/search'])\n"
+        "    def encode(self, docs: DocList[Document], **_) -> DocList[Document]:\n"
+        "        raise RuntimeError('asked to encode')\n"
     )
     mute.write_text("jtype: Mute\nmetas:\n  py_modules: mute.py\n")
     done = run(
