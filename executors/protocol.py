@@ -1,10 +1,9 @@
 """The JSON that goes in and out of the HTTP gateway, and how it becomes documents and comes of them."""
 
 from base64 import b64encode
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Annotated, Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from typing_extensions import Annotated
 
 from executors import VERSION
 from executors.document import IMAGE, TEXT, Document, Match, picture_id, text_document

@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,18 +84,15 @@ class Store:
         self.path = folder / DATABASE
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(folder, fcntl.LOCK_SH)
-        except OSError as error:
+            with ExitStack() as opened:  # given back at once if the store is refused
+                opened.callback(os.close, _lock(folder, fcntl.LOCK_SH))
+                self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=60)
+                opened.callback(self._connection.close)
+                self._prepare()
+                self._require("shards", str(shards), "set JINA_SHARDS to the former")
+                self._opened = opened.pop_all()
+        except (OSError, sqlite3.Error) as error:
             raise StorageError(f"cannot open the index {self.path}: {error}") from error
-        self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=60)
-        try:
-            self._prepare()
-            self._require("shards", str(shards), "set JINA_SHARDS to the former")
-        except BaseException as error:
-            self.close()
-            if isinstance(error, sqlite3.Error):
-                raise StorageError(f"cannot open the index {self.path}: {error}") from error
-            raise
 
     def _prepare(self) -> None:
         self._connection.execute("PRAGMA journal_mode = WAL")
@@ -229,8 +226,7 @@ class Store:
 
     def close(self) -> None:
         """Give the database and its lock back."""
-        self._connection.close()
-        os.close(self._lock)
+        self._opened.close()
 
     def _select(
         self, columns: str, key: str, values: Iterable[object], table: str = "documents"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from flow import INDEXERS
 from tests.conftest import ROOT, held, kill, paint_random, process, run, server, wait_until
 
 PICTURES, SHARDS = 240, 2
-INDEXERS = ("image_vector_indexer", "image_kv_indexer", "text_indexer")
 
 PROGRAM = """
 import sys
