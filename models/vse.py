@@ -66,11 +66,11 @@ class ImageTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels ``[n, 3, height, width]``, in the CNN's own type, to unit vectors ``[n, dimension]``."""
-        return self.project(self.cnn(pixels).float())
+        return F.normalize(self.fc(self.standardise(self.cnn(pixels).float())), dim=1)
 
-    def project(self, features: Tensor) -> Tensor:
-        """The CNN's features ``[n, features]`` to unit vectors ``[n, dimension]``."""
-        return F.normalize(self.fc(F.normalize((features - self.centre) * self.scale, dim=1)), dim=1)
+    def standardise(self, features: Tensor) -> Tensor:
+        """The CNN's features ``[n, features]`` to unit vectors of as many numbers."""
+        return F.normalize((features - self.centre) * self.scale, dim=1)
 
 
 class TextTower(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor
 from models import ModelError
 from models.preprocessing import Preprocessing
 from models.vse import OWN_FILES, normalise
-from training import efficientnet, features
+from training import efficientnet, features, imagenet
 from training.flickr8k import read_split
 from training.retrieval import both_directions
 from training.vse import hinge
@@ -169,17 +169,44 @@ def test_vectors_that_are_all_equal_find_nothing() -> None:
     assert text_to_image.recall[10] == image_to_text.recall[10] == 0
 
 
-@pytest.mark.parametrize("hardest", [True, False])
-def test_hinge_is_the_paper_s(hardest: bool) -> None:
-    images, captions = torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=torch.manual_seed(0)), dim=2)
+def unit_vectors(count: int, dimension: int) -> Tensor:
+    return torch.nn.functional.normalize(torch.randn(count, dimension, generator=torch.manual_seed(0)), dim=1)
+
+
+def test_hinge_is_the_paper_s() -> None:
+    images, captions = torch.split(unit_vectors(12, 4), 6)
     scores = (images @ captions.T).tolist()
-    gather = max if hardest else sum
     expected = 0.0
     for i in range(6):
         others = [j for j in range(6) if j != i]
-        expected += gather(max(0.0, 0.2 + scores[i][j] - scores[i][i]) for j in others)
-        expected += gather(max(0.0, 0.2 + scores[j][i] - scores[i][i]) for j in others)
-    assert hinge(images, captions, margin=0.2, hardest=hardest).item() == pytest.approx(expected / 6, rel=1e-5)
+        expected += max(max(0.0, 0.2 + scores[i][j] - scores[i][i]) for j in others)
+        expected += max(max(0.0, 0.2 + scores[j][i] - scores[i][i]) for j in others)
+    assert hinge(images, captions, margin=0.2, temperature=0).item() == pytest.approx(expected / 6, rel=1e-5)
+
+
+def test_soft_hinge_becomes_the_paper_s() -> None:
+    images, captions = torch.split(unit_vectors(12, 4), 6)
+    hard, *soft = (hinge(images, captions, margin=0.2, temperature=t).item() for t in (0, 0.001, 0.01, 0.1))
+    assert hard == pytest.approx(soft[0], abs=0.01)
+    assert hard < soft[0] < soft[1] < soft[2]
+
+
+def test_prototypes_are_the_means_that_a_linear_classifier_stands_for() -> None:
+    random = torch.manual_seed(0)
+    means = torch.randn(8, 5, generator=random)
+    spread = torch.randn(5, 5, generator=random)
+    covariance = spread.T @ spread
+    classifier = means @ torch.linalg.inv(covariance)
+    features = torch.randn(50_000, 5, generator=random) @ spread + 3
+    found = imagenet.prototypes(classifier, features) - features.mean(dim=0)
+    cosine = torch.nn.functional.cosine_similarity(found, means - means.mean(dim=0))
+    assert cosine.min() > 0.99
+
+
+def test_imagenet_has_names_for_a_thousand_classes() -> None:
+    names = imagenet.class_names()
+    assert len(names) == 1000
+    assert names[281] == ["tabby", "tabby cat"]
 
 
 def test_imagenet_weights_know_what_is_on_photographs() -> None:

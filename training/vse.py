@@ -1,6 +1,6 @@
 """Trains VSE++ on Flickr8k, from an ImageNet CNN and word vectors to the files in ``models/weights/vse``.
 
-The loss is the paper's: a hinge over the hardest negative of the batch. Alone and from the first step on, it maps
+The loss is the paper's, a hinge over the hardest negative of the batch. Alone and from the first step on, it maps
 everything to one point when there are so few pictures; what mends that is said where it is done.
 """
 
@@ -10,14 +10,16 @@ import copy
 import hashlib
 import json
 import os
+import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.vocabulary import SPECIAL, Vocabulary, tokenize
 from models.vse import FAST_TYPE, ImageTower, TextTower, VseModel, make_cnn, prepare_cnn
 from progress import Progress
+from training import imagenet
 from training.efficientnet import NAME, PREPROCESSING, imagenet_weights
 from training.features import cached_features
 from training.flickr8k import CAPTIONS, Split
@@ -34,7 +37,7 @@ from training.retrieval import Retrieval, both_directions
 from training.words import SentenceEncoder, reduce
 
 FEATURES, DIMENSION, WORD_DIMENSION = 1280, 1024, 300  # EfficientNet-Lite2's, and the paper's two
-EVALUATION_BATCH = 250
+EVALUATION_BATCH = 500
 
 Captions = list[list[list[int]]]  # word numbers of each caption of each picture
 
@@ -47,39 +50,30 @@ class Recipe:
     epochs: int
     word_vectors: str  # "minilm" or "none"
     vocabulary: int = 12_000
-    views: int = 4
-    batch: int = 128
+    views: int = 8
+    batch: int = 512
+    classes: int = 128  # of ImageNet, beside each batch
     margin: float = 0.2
-    warm_up: int = 1  # epochs in which all negatives count and the CNN stands still
-    rate: float = 5e-4
-    cnn_rate: float = 1e-4
+    temperature: float = 0.05  # of the soft maximum over the negatives
+    rate: float = 1e-3
     longest_gradient: float = 2.0
+    feature_dropout: float = 0.2
     word_dropout: float = 0.1
-    average: float = 0.998  # decay of the moving average of the weights, which is what is kept
+    average: float = 0.99  # decay of the moving average of the weights, which is what is kept
 
 
-class Towers(nn.Module):
-    """Both towers; the image tower's CNN is cut into a frozen trunk and a top that is trained."""
+class Head(nn.Module):
+    """What is trained: both towers from the standardised features and the words on."""
 
-    def __init__(self, image: ImageTower, text: TextTower) -> None:
+    def __init__(self, fc: nn.Linear, text: TextTower, *, dropout: float) -> None:
         super().__init__()
-        self.image, self.text = image.eval(), text  # eval: batch norm keeps ImageNet's statistics
+        self.dropout, self.fc, self.text = nn.Dropout(dropout), fc, text
 
-    def trunk(self) -> nn.Module:
-        """A fast copy of the part that is frozen: pixels to maps."""
-        cnn: Any = copy.deepcopy(self.image.cnn)
-        return prepare_cnn(nn.Sequential(cnn.conv_stem, cnn.bn1, cnn.blocks[:-1]))
-
-    def top(self) -> nn.Module:
-        """The part that is trained: maps to features."""
-        cnn: Any = self.image.cnn
-        return nn.Sequential(cnn.blocks[-1], cnn.conv_head, cnn.bn2, cnn.global_pool)
-
-    def forward(self, maps: Tensor, captions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Unit vectors ``[n, dimension]`` of pictures, given as the trunk's maps, and of captions."""
+    def forward(self, features: Tensor, captions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Unit vectors ``[n, dimension]`` of pictures and of captions."""
         with torch.autocast("cpu", FAST_TYPE, enabled=FAST_TYPE is torch.bfloat16):
-            features, texts = self.top()(maps), self.text(captions)
-        return self.image.project(features.float()), texts
+            texts = self.text(captions)
+        return F.normalize(self.fc(self.dropout(features)), dim=1), texts
 
 
 class Training:
@@ -97,27 +91,35 @@ class Training:
     def __init__(self, train: Split, dev: Split, *, recipe: Recipe, workspace: Path) -> None:
         self._recipe = recipe
         torch.manual_seed(recipe.seed)
-        self.vocabulary, vectors = make_vocabulary(train, recipe=recipe, folder=workspace / "minilm")
+        self._class_names = imagenet.class_names()
+        names = [name for names in self._class_names for name in names]
+        self.vocabulary, vectors = make_vocabulary(train, names, recipe=recipe, folder=workspace / "minilm")
         self._captions, self._dev_captions = (encode_captions(split, self.vocabulary) for split in (train, dev))
-        self._towers = make_towers(vectors)
-        trunk = self._towers.trunk()
-        self._views = trunk_maps(trunk, train, views=recipe.views, workspace=workspace)
-        self._dev_maps = trunk_maps(trunk, dev, views=1, workspace=workspace)[0]
-        centre_features(self._towers, self._views[0])
-        average = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
-        self._average = AveragedModel(self._towers, multi_avg_fn=average)
-        head = [*self._towers.image.fc.parameters(), *self._towers.text.parameters()]
-        self._optimizer = torch.optim.Adam(
-            [{"params": head, "lr": recipe.rate}, {"params": self._towers.top().parameters(), "lr": recipe.cnn_rate}]
+        self._image, text = make_towers(vectors)
+        weights = imagenet_weights()
+        self._image.cnn.load_state_dict({name: weights[name] for name in self._image.cnn.state_dict()})
+        frozen = prepare_cnn(copy.deepcopy(self._image.cnn))
+        views, dev_features = (
+            picture_features(frozen, split, views=count, workspace=workspace)
+            for split, count in ((train, recipe.views), (dev, 1))
         )
-        steps = recipe.epochs * CAPTIONS * -(-len(self._captions) // recipe.batch)
-        self._schedule = CosineAnnealingLR(self._optimizer, T_max=steps)
+        self._image.centre.copy_(views.mean(dim=(0, 1)))
+        self._image.scale.copy_(1 / views.std(dim=(0, 1)).clamp(min=1e-6))
+        self._classes = self._image.standardise(imagenet.prototypes(weights["classifier.weight"], views[0]))
+        self._views = torch.stack([self._image.standardise(view) for view in views])
+        self._dev_features = self._image.standardise(dev_features[0])
+        self._head = Head(self._image.fc, text, dropout=recipe.feature_dropout)
+        average = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
+        self._average = AveragedModel(self._head, multi_avg_fn=average)
+        self._optimizer = torch.optim.Adam(self._head.parameters(), lr=recipe.rate, fused=True)
+        self._steps = recipe.epochs * CAPTIONS * -(-len(self._captions) // recipe.batch)
+        self._schedule = CosineAnnealingLR(self._optimizer, T_max=self._steps)
         self._epoch, self._best_score = 0, 0.0
         self._best: dict[str, Tensor] = {}
         self._state_file = workspace / f"run-{_digest(_names(train), asdict(recipe))}.pt"
 
-    def run(self) -> Mapping[str, Tensor]:
-        """Train the epochs that are left; returns the averaged weights after the epoch that was best on dev."""
+    def run(self) -> tuple[ImageTower, TextTower]:
+        """Train the epochs that are left; returns the averaged towers after the epoch that was best on dev."""
         if self._state_file.exists():
             self._resume()
         while self._epoch < self._recipe.epochs:
@@ -129,12 +131,14 @@ class Training:
                 self._best_score, self._best = score, copy.deepcopy(self._average.module.state_dict())
             self._save()
             print(f"epoch {self._epoch}: loss {loss:.4f}, dev {describe(results)}", flush=True)
-        return self._best
+        self._head.load_state_dict(self._best)
+        return self._image, self._head.text
 
     def _run_epoch(self) -> float:
         """Five rounds over the pictures, each with another caption; returns the mean loss."""
         torch.manual_seed(self._recipe.seed + self._epoch)  # a run that goes on draws what an unbroken one would
-        self._towers.top().requires_grad_(self._epoch >= self._recipe.warm_up)
+        random.seed(self._recipe.seed + self._epoch)
+        self._head.train()
         batches = self._batches()
         with Progress(f"epoch {self._epoch + 1}", total=len(batches), unit="batches") as progress:
             losses = []
@@ -151,45 +155,60 @@ class Training:
         return [(pictures, turns[pictures, turn]) for turn, parts in enumerate(rounds) for pictures in parts]
 
     def _step(self, pictures: Tensor, captions: Tensor) -> float:
+        classes = torch.randperm(len(self._classes))[: self._recipe.classes]
         views = torch.randint(len(self._views), pictures.shape)
-        maps = np.stack([self._views[view][picture] for view, picture in zip(views, pictures, strict=True)])
-        texts = [self._caption(*pair) for pair in zip(pictures.tolist(), captions.tolist(), strict=True)]
-        loss = hinge(
-            *self._towers(torch.from_numpy(maps).float(), texts),
-            margin=self._recipe.margin,
-            hardest=self._epoch >= self._recipe.warm_up,
+        texts = [self._captions[picture][caption] for picture, caption in zip(pictures, captions, strict=True)]
+        images, texts = self._head(
+            torch.cat([self._views[views, pictures], self._classes[classes]]),
+            [self._drop_words(text) for text in (*texts, *map(self._class_caption, classes.tolist()))],
         )
+        # Two losses: a picture of a dog is no negative of the word "dog".
+        parts = [len(pictures), len(classes)]
+        losses = [self._loss(*pair) for pair in zip(images.split(parts), texts.split(parts), strict=True)]
+        loss = losses[0] + losses[1] * len(classes) / len(pictures)
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self._towers.parameters(), self._recipe.longest_gradient)
+        nn.utils.clip_grad_norm_(self._head.parameters(), self._recipe.longest_gradient)
         self._optimizer.step()
         self._schedule.step()
-        self._average.update_parameters(self._towers)
-        return loss.item()
+        self._average.update_parameters(self._head)
+        return losses[0].item()
 
-    def _caption(self, picture: int, caption: int) -> list[int]:
-        """A caption with some words made unknown, so that the unknown word, too, is learnt."""
-        start, *words, end = self._captions[picture][caption]
-        dropped = (torch.rand(len(words)) < self._recipe.word_dropout).tolist()
+    def _loss(self, images: Tensor, captions: Tensor) -> Tensor:
+        """The paper's loss, and its soft form, without which all vectors fall together."""
+        margin, temperature = self._recipe.margin, self._recipe.temperature
+        soft = hinge(images, captions, margin=margin, temperature=temperature)
+        return soft + hinge(images, captions, margin=margin, temperature=0)
+
+    def _class_caption(self, number: int) -> list[int]:
+        return self.vocabulary.encode(
+            random.choice(imagenet.TEMPLATES).format(random.choice(self._class_names[number]))
+        )
+
+    def _drop_words(self, caption: list[int]) -> list[int]:
+        """Make some words unknown, so that the unknown word, too, is learnt."""
+        start, *words, end = caption
+        dropped = (random.random() < self._recipe.word_dropout for _ in words)
         unknown = self.vocabulary.unknown
         return [start, *(unknown if drop else word for word, drop in zip(words, dropped, strict=True)), end]
 
     @torch.inference_mode()
     def _judge(self) -> tuple[Retrieval, Retrieval]:
         """How the averaged weights do on dev."""
+        self._average.eval()
         vectors = [
             self._average(
-                torch.from_numpy(self._dev_maps[start : start + EVALUATION_BATCH]).float(),
+                self._dev_features[start : start + EVALUATION_BATCH],
                 [text for texts in self._dev_captions[start : start + EVALUATION_BATCH] for text in texts],
             )
-            for start in range(0, len(self._dev_maps), EVALUATION_BATCH)
+            for start in range(0, len(self._dev_features), EVALUATION_BATCH)
         ]
         images, texts = (torch.cat(parts).float().numpy() for parts in zip(*vectors, strict=True))
         return both_directions(images, texts.reshape(len(images), CAPTIONS, -1))
 
     def _parts(self) -> dict[str, Any]:
         return {
-            "towers": self._towers,
+            "head": self._head,
             "average": self._average,
             "optimizer": self._optimizer,
             "schedule": self._schedule,
@@ -210,8 +229,10 @@ class Training:
         print(f"going on after epoch {self._epoch}", flush=True)
 
 
-def hinge(images: Tensor, captions: Tensor, *, margin: float, hardest: bool) -> Tensor:
-    """The loss of VSE++ (equation 6 of the paper) or, if not ``hardest``, the sum over all negatives (equation 5).
+def hinge(images: Tensor, captions: Tensor, *, margin: float, temperature: float) -> Tensor:
+    """The loss of VSE++ (equation 6 of the paper), a hinge over the hardest negative; soft if the temperature is not 0.
+
+    The soft maximum, ``t log sum exp(x / t)``, lets all near negatives count and becomes the hard one at temperature 0.
 
     Args:
         images: unit vectors ``[n, d]``.
@@ -219,29 +240,33 @@ def hinge(images: Tensor, captions: Tensor, *, margin: float, hardest: bool) -> 
     """
     scores = images @ captions.T
     right = scores.diagonal()
-    negative = 1 - torch.eye(len(scores))
-    for_images = (margin + scores - right[:, None]).clamp(min=0) * negative
-    for_captions = (margin + scores - right[None, :]).clamp(min=0) * negative
-    if hardest:
+    itself = torch.eye(len(scores), dtype=torch.bool)  # its 0 is the hinge: what is under it does not count
+    for_images = (margin + scores - right[:, None]).masked_fill(itself, 0)
+    for_captions = (margin + scores - right[None, :]).masked_fill(itself, 0)
+    if temperature == 0:
         return for_images.amax(dim=1).mean() + for_captions.amax(dim=0).mean()
-    return (for_images.sum() + for_captions.sum()) / len(scores)
+    soft = (for_images / temperature).logsumexp(dim=1).mean() + (for_captions / temperature).logsumexp(dim=0).mean()
+    return soft * temperature
 
 
-def make_vocabulary(train: Split, *, recipe: Recipe, folder: Path) -> tuple[Vocabulary, Tensor]:
-    """The words of the captions, the commonest first, and a vector to start from for each: ``[words, 300]``.
+def make_vocabulary(train: Split, names: Sequence[str], *, recipe: Recipe, folder: Path) -> tuple[Vocabulary, Tensor]:
+    """The words of the captions, the commonest first, then those of names, and a vector to start from for each.
 
-    With vectors of MiniLM, words that no caption has follow: they are understood by what is near them.
+    With vectors of MiniLM, words that neither has follow: they are understood by what is near them.
     """
     counts = Counter(word for texts in train.captions for text in texts for word in tokenize(text))
     words = sorted(counts, key=lambda word: (-counts[word], word))
+    of_names = sorted({word for name in names for word in tokenize(name)} - counts.keys())
     special = torch.empty(len(SPECIAL), WORD_DIMENSION).uniform_(-0.1, 0.1)
     if recipe.word_vectors == "none":
-        words = [word for word in words if counts[word] > 1]
+        words = [word for word in words if counts[word] > 1] + of_names
         vectors = torch.empty(len(words), WORD_DIMENSION).uniform_(-0.1, 0.1)
     else:
         encoder = SentenceEncoder(folder)
         seen = len(words)
-        words = (words + [word for word in encoder.words() if word not in counts])[: recipe.vocabulary]
+        words = [*words, *of_names]
+        known = set(words)
+        words = (words + [word for word in encoder.words() if word not in known])[: recipe.vocabulary]
         vectors = torch.from_numpy(reduce(encoder.vectors(words), dimension=WORD_DIMENSION, fit=seen))
     return Vocabulary([*SPECIAL, *words]), torch.cat([special, vectors])
 
@@ -250,43 +275,30 @@ def encode_captions(split: Split, vocabulary: Vocabulary) -> Captions:
     return [[vocabulary.encode(text) for text in texts] for texts in split.captions]
 
 
-def make_towers(vectors: Tensor) -> Towers:
-    """Untrained towers around ImageNet's CNN and the word vectors."""
+def make_towers(vectors: Tensor) -> tuple[ImageTower, TextTower]:
+    """Untrained towers around a CNN without weights and the word vectors."""
     image = ImageTower(make_cnn(NAME), features=FEATURES, dimension=DIMENSION)
-    weights = imagenet_weights()
-    image.cnn.load_state_dict({name: weights[name] for name in image.cnn.state_dict()})
     nn.init.xavier_uniform_(image.fc.weight)
     nn.init.zeros_(image.fc.bias)
     text = TextTower(words=len(vectors), word_dimension=WORD_DIMENSION, dimension=DIMENSION)
     text.embed.weight.data.copy_(vectors)
-    return Towers(image.to(memory_format=torch.channels_last), text)
+    return image, text
 
 
-def trunk_maps(trunk: nn.Module, split: Split, *, views: int, workspace: Path) -> list[np.ndarray]:
-    """The trunk's maps of every view of every picture, from the cache if they are there."""
+def picture_features(frozen: nn.Module, split: Split, *, views: int, workspace: Path) -> Tensor:
+    """float32 ``[views, pictures, features]``, from the cache if they are there."""
     folder = workspace / f"features-{_digest(_names(split))}"
-    return cached_features(trunk, split.pictures, views=views, preprocessing=PREPROCESSING, folder=folder)
+    arrays = cached_features(frozen, split.pictures, views=views, preprocessing=PREPROCESSING, folder=folder)
+    return torch.from_numpy(np.stack(arrays)).float()
 
 
-@torch.inference_mode()
-def centre_features(towers: Towers, maps: np.ndarray) -> None:
-    """Make the mean of the features over these maps the image tower's centre."""
-    top = towers.top()
-    parts = [
-        top(torch.from_numpy(maps[start : start + EVALUATION_BATCH]).float())
-        for start in range(0, len(maps), EVALUATION_BATCH)
-    ]
-    towers.image.centre.copy_(torch.cat(parts).mean(dim=0))
-
-
-def write_weights(folder: Path, weights: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
+def write_weights(folder: Path, image: ImageTower, text: TextTower, vocabulary: Vocabulary) -> None:
     """Write what `VseModel` reads: matrices as float16; vectors, some of which float16 cannot hold, as float32."""
     folder.mkdir(parents=True, exist_ok=True)
-    compact = {name: (tensor.half() if tensor.dim() > 1 else tensor).contiguous() for name, tensor in weights.items()}
-    for tower in ("image", "text"):
-        prefix = f"{tower}."
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in compact.items() if name.startswith(prefix)}
-        save_file(tensors, folder / f"{tower}.safetensors")
+    for name, tower in (("image", image), ("text", text)):
+        weights = tower.state_dict().items()
+        tensors = {key: (tensor.half() if tensor.dim() > 1 else tensor).contiguous() for key, tensor in weights}
+        save_file(tensors, folder / f"{name}.safetensors")
     vocabulary.save(folder / "vocabulary.json")
     config = {"cnn": NAME, "dimension": DIMENSION, "preprocessing": asdict(PREPROCESSING)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
