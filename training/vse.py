@@ -1,7 +1,7 @@
 """Trains VSE++ on Flickr8k, from an ImageNet CNN and word vectors to the files in ``models/weights/vse``.
 
-The loss is the paper's, a hinge over the hardest negative of the batch. Alone and from the first step on, it maps
-everything to one point when there are so few pictures; what mends that is said where it is done.
+The loss is the paper's, a hinge over the hardest negative of the batch. From the first step on, it maps everything to
+one point when there are so few pictures: the maximum is a soft one until the last epochs.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Recipe:
     classes: int = 128  # of ImageNet, beside each batch
     margin: float = 0.2
     temperature: float = 0.05  # of the soft maximum over the negatives
+    hard_epochs: int = 2  # the last ones, in which the maximum is the paper's
     rate: float = 1e-3
     longest_gradient: float = 2.0
     feature_dropout: float = 0.2
@@ -175,10 +176,9 @@ class Training:
         return losses[0].item()
 
     def _loss(self, images: Tensor, captions: Tensor) -> Tensor:
-        """The paper's loss, and its soft form, without which all vectors fall together."""
-        margin, temperature = self._recipe.margin, self._recipe.temperature
-        soft = hinge(images, captions, margin=margin, temperature=temperature)
-        return soft + hinge(images, captions, margin=margin, temperature=0)
+        hard = self._epoch >= self._recipe.epochs - self._recipe.hard_epochs
+        temperature = 0 if hard else self._recipe.temperature
+        return hinge(images, captions, margin=self._recipe.margin, temperature=temperature)
 
     def _class_caption(self, number: int) -> list[int]:
         return self.vocabulary.encode(
