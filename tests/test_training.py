@@ -20,7 +20,7 @@ from models.preprocessing import Preprocessing
 from models.vse import OWN_FILES, normalise
 from training import efficientnet, features
 from training.flickr8k import read_split
-from training.retrieval import both_directions
+from evaluation.retrieval import both_directions
 from training.vse import hinge
 
 ROOT = Path(__file__).resolve().parent.parent

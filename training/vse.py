@@ -30,7 +30,7 @@ from progress import Progress
 from training.efficientnet import NAME, PREPROCESSING, imagenet_weights
 from training.features import cached_features
 from training.flickr8k import CAPTIONS, Split
-from training.retrieval import Retrieval, both_directions
+from evaluation.retrieval import Retrieval, both_directions
 from training.words import SentenceEncoder, reduce
 
 FEATURES, DIMENSION, WORD_DIMENSION = 1280, 1024, 300  # EfficientNet-Lite2's, and the paper's two
