@@ -15,7 +15,7 @@ from PIL import Image
 from executors.picture import decode
 
 DIRECTIONS = {"text2image": "text to image", "image2text": "image to text"}
-MEASURES = {"R@1": 1, "R@5": 1, "R@10": 1, "median": 0, "MRR": 3}
+MEASURES = {"R@1": 1, "R@5": 1, "R@10": 1, "median rank": 0, "MRR": 3}
 """The columns of the table, and how many decimal places each has."""
 SIDE = 144  # pixels of a thumbnail
 WIDTH, HEIGHT = 560, 260  # of a curve's axes

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def write_report(name: str, models: list[str], *, request_size: int) -> list[Pat
     pictures: dict[str, str] = {}
     for model in models:
         fingerprint, problem = _load(model)
-        row = {"command": f"python evaluate.py --report -d {name} -m {model}", **read_card(model)}
+        row = read_card(model)
         if problem:
             rows.append(row | {"not_run": problem})
         else:
@@ -73,7 +74,9 @@ def write_report(name: str, models: list[str], *, request_size: int) -> list[Pat
         raise FlowError(rows[0]["not_run"])
     cards = json.loads(ELSEWHERE.read_text(encoding="utf-8"))
     here = {row["title"] for row in rows}
-    rows += [card | {"not_run": "weights are not here"} for card in cards if card["title"] not in here]
+    rows += [card | {"not_run": "its weights are not here"} for card in cards if card["title"] not in here]
+    for row in rows:
+        row["command"] = " ".join([*row.get("settings", ()), "python evaluate.py --report -d", shlex.quote(name)])
     report = {"data_set": name, "date": date.today().isoformat(), "split": split is not None, "models": rows}
     return write_files(folder, report, pictures)
 
@@ -82,7 +85,7 @@ def read_card(model: str) -> Json:
     """What is known of a model's weights, from the ``card.json`` beside embedded ones or from ``elsewhere.json``.
 
     ``title`` and ``trained_on`` are words for a table, ``discloses`` sentences for below it. For weights that are
-    elsewhere ``command`` runs the report with them, ``variable`` is what names them where a model has embedded ones
+    elsewhere ``settings`` make the report run them, ``variable`` is what names them where a model has embedded ones
     too, ``published`` are the original's figures with them, ``differs`` how these came about, and ``held_out`` is false
     if they may have been trained on the test split.
     """

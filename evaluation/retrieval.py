@@ -37,7 +37,7 @@ class Retrieval:
 
     def figures(self) -> dict[str, float]:
         """All measures by the names that tables give them."""
-        return {f"R@{cut}": value for cut, value in self.recall.items()} | {"median": self.median, "MRR": self.mrr}
+        return {f"R@{cut}": value for cut, value in self.recall.items()} | {"median rank": self.median, "MRR": self.mrr}
 
     def __str__(self) -> str:
         return f"R@1/5/10 {' / '.join(f'{value:.1f}' for value in self.recall.values())}, MRR {self.mrr:.3f}"
