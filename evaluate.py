@@ -73,6 +73,8 @@ def mean_reciprocal_rank(data_set: DataSet, model: str, options: argparse.Namesp
     if not queries:
         raise FlowError(f"{options.data_set} has no captions to evaluate with")
     ranks = protocol.reciprocal_ranks(data_set, model, queries, request_size=options.request_size)
+    if not ranks:
+        raise FlowError(f"no picture of {options.data_set} that was to ask can be used")
     return sum(ranks.values()) / len(ranks)
 
 

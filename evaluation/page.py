@@ -50,7 +50,6 @@ def write_files(folder: Path, report: dict[str, Any], pictures: dict[str, str]) 
         for name in ("report.md", "report.html")
     }
     texts["report.json"] = json.dumps(report, indent=1) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]

@@ -59,6 +59,10 @@ def write_report(name: str, models: list[str], *, request_size: int) -> list[Pat
     """
     data_set, split = open_data_set(name), open_test_split(name)
     folder = flows.workspace() / "report" / Path(name).resolve().name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FlowError(f"cannot write to {folder} ({error.strerror}): set JINA_WORKSPACE to another folder") from error
     rows: list[Json] = []
     pictures: dict[str, str] = {}
     for model in models:
@@ -165,6 +169,7 @@ class _Run(NamedTuple):
         asking = np.flatnonzero(is_first | is_held_out)
         queries = [make_query(mode, pairs[place], f"{mode} {place}") for mode in MODES for place in asking]
         found = reciprocal_ranks(data_set, self.model, queries, request_size=self.request_size)
+        asking = np.array([place for place in asking if all(f"{mode} {place}" in found for mode in MODES)], int)
         pictures = images.labels(pairs[place][0].id for place in asking)
         captions = texts.labels(pairs[place][1].id for place in asking)
         result: Json = {"pictures": len(images.array), "captions": len(texts.array)}
