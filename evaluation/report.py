@@ -103,7 +103,7 @@ def read_card(model: str) -> Json:
     embedded = CARDS / model / "card.json"
     if embedded.exists() and not (model in cards and os.environ.get(cards[model].get("variable", ""))):
         return json.loads(embedded.read_text(encoding="utf-8"))
-    return cards[model]
+    return cards.get(model, {"title": model, "trained_on": "not known here", "discloses": []})
 
 
 class _Indexed(NamedTuple):

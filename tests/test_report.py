@@ -286,16 +286,6 @@ def test_bootstrap_of_clusters() -> None:
     assert figure["high"] - figure["low"] == pytest.approx(9.8, abs=1.2)
 
 
-def test_bootstrap_covers_the_truth() -> None:
-    """Of 100 samples of a population with a recall of 30% about 95 have an interval that holds it."""
-    random = np.random.default_rng(3)
-    covered = 0
-    for _ in range(100):
-        figure = summary(np.where(random.random(150) < 0.3, 1, 9), np.arange(150))["R@1"]
-        covered += figure["low"] <= 30 <= figure["high"]
-    assert 88 <= covered <= 100
-
-
 def test_search_in_blocks_is_search(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(4)
     queries, answers = random.normal(size=(2, 23, 8))
