@@ -20,11 +20,13 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".pbm"),
 )
+TEST_SPLIT = Path("splits", "Flickr_8k.testImages.txt")
 CAPTION_FILES = ("captions.txt", "captions.csv")
 HEADER = ["image", "caption"]
 LONGEST_LINE = 65_536  # bytes; Flickr8k's longest is under 300
 MOST_JOINED_LINES = 20  # a quoted caption may hold line breaks; an unclosed quotation mark must not swallow the file
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+KNOWN = ("f8k", "f30k", "toy")
 F30K_KEYS = frozenset({"images", "filename", "split", "sentences", "raw"})
 
 Skip = Callable[[str, str], None]
@@ -106,6 +108,31 @@ def open_data_set(name: str, *, data: Path = DATA) -> DataSet:
     """
     known = {"f8k": _open_f8k, "f30k": _open_f30k, "toy": _open_toy}
     return known[name](data) if name in known else _open_folder(name)
+
+
+def open_test_split(name: str, *, data: Path = DATA) -> DataSet | None:
+    """The pictures that a data set's own division keeps for testing, each with all its captions as they stand.
+
+    ``None`` where there is no division: it is a file of pictures' names, ``splits/Flickr_8k.testImages.txt``.
+
+    Raises:
+        DataError: the division names pictures that are not there or have no captions, or cannot be read.
+    """
+    folder = data / name if name in KNOWN else Path(name)
+    file = folder / TEST_SPLIT
+    if not file.exists():
+        return None
+    try:
+        names = set(file.read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{_shown_path(file)} cannot be read: it must hold one picture's name a line") from error
+    whole = open_data_set(str(folder))
+    entries = [entry for entry in whole._entries if posixpath.basename(entry.source) in names and any(entry.captions)]
+    absent = names - {posixpath.basename(entry.source) for entry in entries}
+    if absent or not names:
+        what = f"{_shown(min(absent))}, which has no picture or no caption" if absent else "nothing"
+        raise DataError(f"{_shown_path(file)} names {what}: correct it, or move it away")
+    return DataSet(name, root=whole.root, entries=entries)
 
 
 def _open_f8k(data: Path) -> DataSet:

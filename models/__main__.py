@@ -6,9 +6,9 @@ import models
 
 
 def main() -> int:
-    """Exit code 0 if the model is ready, 1 after one line on standard output if not."""
+    """Print its fingerprint, or why it cannot be loaded with exit code 1."""
     try:
-        models.load(sys.argv[1], image=False, text=False)
+        print(models.load(sys.argv[1], image=False, text=False).fingerprint)
     except models.ModelError as error:
         print(error)
         return 1

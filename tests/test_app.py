@@ -65,7 +65,7 @@ def test_every_variable_that_is_read_is_in_the_help() -> None:
 def test_help_of_the_evaluation(tmp_path: Path) -> None:
     done = run("evaluate.py", "--help", workspace=tmp_path)
     assert (done.code, done.err) == (0, "")
-    options = {"--index_num_docs", "--evaluate_num_docs", "--request_size", "--data_set", "--model_name"}
+    options = {"--index_num_docs", "--evaluate_num_docs", "--request_size", "--data_set", "--model_name", "--report"}
     assert set(re.findall(r"[\w-]+", done.out)) >= {*options, "--evaluation_mode", "image2text", "text2image"}
 
 

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evaluation.retrieval import both_directions
 from models import ModelError
 from models.preprocessing import Preprocessing
 from models.vse import OWN_FILES, normalise
 from training import efficientnet, features, imagenet
 from training.flickr8k import read_split
-from training.retrieval import both_directions
 from training.vse import hinge
 
 ROOT = Path(__file__).resolve().parent.parent

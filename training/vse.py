@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from evaluation.retrieval import Retrieval, both_directions
 from models.vocabulary import SPECIAL, Vocabulary, tokenize
 from models.vse import FAST_TYPE, ImageTower, TextTower, VseModel, make_cnn, prepare_cnn
 from progress import Progress
@@ -33,7 +34,6 @@ from training import imagenet
 from training.efficientnet import NAME, PREPROCESSING, imagenet_weights
 from training.features import cached_features
 from training.flickr8k import CAPTIONS, Split
-from training.retrieval import Retrieval, both_directions
 from training.words import SentenceEncoder, reduce
 
 FEATURES, DIMENSION, WORD_DIMENSION = 1280, 1024, 300  # EfficientNet-Lite2's, and the paper's two
