@@ -20,7 +20,6 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".pbm"),
 )
-TEST_SPLIT = Path("splits", "Flickr_8k.testImages.txt")
 CAPTION_FILES = ("captions.txt", "captions.csv")
 HEADER = ["image", "caption"]
 LONGEST_LINE = 65_536  # bytes; Flickr8k's longest is under 300
@@ -110,23 +109,32 @@ def open_data_set(name: str, *, data: Path = DATA) -> DataSet:
     return known[name](data) if name in known else _open_folder(name)
 
 
+def split_file(name: str, part: str, *, data: Path = DATA) -> Path:
+    """The file with the names of the pictures of a data set's ``train``, ``dev`` or ``test`` part, if there is one.
+
+    Flickr8k's own division (Hodosh, Young, Hockenmaier, JAIR 2013) is part of this repository, as Kaggle's archive does
+    not hold it.
+    """
+    folder = data if name == "f8k" else data / name if name in KNOWN else Path(name)
+    return folder / "splits" / f"Flickr_8k.{part}Images.txt"
+
+
 def open_test_split(name: str, *, data: Path = DATA) -> DataSet | None:
     """The pictures that a data set's own division keeps for testing, each with all its captions as they stand.
 
-    ``None`` where there is no division: it is a file of pictures' names, ``splits/Flickr_8k.testImages.txt``.
+    ``None`` where there is no division.
 
     Raises:
         DataError: the division names pictures that are not there or have no captions, or cannot be read.
     """
-    folder = data / name if name in KNOWN else Path(name)
-    file = folder / TEST_SPLIT
+    file = split_file(name, "test", data=data)
     if not file.exists():
         return None
     try:
         names = set(file.read_text(encoding="utf-8").split())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{_shown_path(file)} cannot be read: it must hold one picture's name a line") from error
-    whole = open_data_set(str(folder))
+    whole = open_data_set(str(data / name if name in KNOWN else name))
     entries = [entry for entry in whole._entries if posixpath.basename(entry.source) in names and any(entry.captions)]
     absent = names - {posixpath.basename(entry.source) for entry in entries}
     if absent or not names:

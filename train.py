@@ -8,7 +8,6 @@ import os
 import sys
 from pathlib import Path
 
-from dataset import DATA
 from models import ModelError
 from training.flickr8k import read_split
 
@@ -42,9 +41,8 @@ def main() -> int:
     """Train, write the weights and report how they do; exit code 1 after one line if something is absent."""
     arguments = parse_arguments()
     keep_memory()
-    data = DATA / "f8k" if arguments.data_set == "f8k" else Path(arguments.data_set)
     try:
-        train, dev, test = (read_split(data, name) for name in ("train", "dev", "test"))
+        train, dev, test = (read_split(arguments.data_set, part) for part in ("train", "dev", "test"))
         from models.vse import VseModel  # after the data set is known to be there: torch costs seconds
         from training.vse import Recipe, Training, describe, evaluate, write_weights
 

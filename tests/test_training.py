@@ -99,20 +99,20 @@ def test_missing_data_set_is_one_line(tmp_path: Path) -> None:
 
 
 def test_split_has_all_captions(data: Path) -> None:
-    split = read_split(data, "dev")
+    split = read_split(str(data), "dev")
     assert [path.name for path in split.pictures] == [f"dev{number}.jpg" for number in range(8)]
     assert all(len(texts) == 5 and all(text.count(",") == 2 for text in texts) for texts in split.captions)
 
 
 def test_split_lacks_nothing_of_the_real_data_set(flickr8k: Path) -> None:
-    assert [len(read_split(flickr8k, name).pictures) for name in ("train", "dev", "test")] == [6000, 1000, 1000]
+    assert [len(read_split(str(flickr8k), part).pictures) for part in ("train", "dev", "test")] == [6000, 1000, 1000]
 
 
 def test_missing_picture_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "splits").symlink_to(data / "splits")
     (tmp_path / "captions.txt").symlink_to(data / "captions.txt")
     with pytest.raises(ModelError, match=r"train0\.jpg"):
-        read_split(tmp_path, "train")
+        read_split(str(tmp_path), "train")
 
 
 def mean_colour(pixels: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def mean_colour(pixels: Tensor) -> Tensor:
 
 
 def test_features_go_on_where_they_were(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = read_split(data, "train").pictures
+    pictures = read_split(str(data), "train").pictures
     monkeypatch.setattr(features, "CHUNK", 10)
 
     def run(frozen: Callable[[Tensor], Tensor], folder: str) -> list[np.ndarray]:
@@ -146,7 +146,7 @@ def test_features_go_on_where_they_were(data: Path, tmp_path: Path, monkeypatch:
 
 
 def test_views_are_whole_mirrored_and_cropped(data: Path) -> None:
-    path = read_split(data, "train").pictures[0]
+    path = read_split(str(data), "train").pictures[0]
     views = [features.see(path, view=view, seed=0, preprocessing=SMALL) for view in (0, 1, 2, 2, 3)]
     assert all(view.shape == (8, 8, 3) for view in views)
     np.testing.assert_array_equal(views[1], views[0][:, ::-1])

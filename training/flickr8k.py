@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset import DATA, split_file
 from models import ModelError
 
 CAPTIONS = 5  # of each picture
@@ -20,15 +21,16 @@ class Split:
     captions: list[list[str]]
 
 
-def read_split(folder: Path, name: str) -> Split:
-    """The ``train``, ``dev`` or ``test`` part.
+def read_split(name: str, part: str) -> Split:
+    """The ``train``, ``dev`` or ``test`` part of ``f8k`` or of a folder of the same layout.
 
     Raises:
         ModelError: the data set is not there, or not complete.
     """
+    folder = DATA / "f8k" if name == "f8k" else Path(name)
     try:
         captions = _read_captions(folder / "captions.txt")
-        names = (folder / "splits" / f"Flickr_8k.{name}Images.txt").read_text(encoding="utf-8").split()
+        names = split_file(name, part).read_text(encoding="utf-8").split()
     except OSError as error:
         raise ModelError(f"no Flickr8k with its splits ({error.filename} is absent): run `bash get_data.sh`") from error
     pictures = [folder / "images" / name for name in names]
