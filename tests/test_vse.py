@@ -338,15 +338,17 @@ def test_fast_type_changes_little(model: VseModel, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(vse, "FAST_TYPE", torch.float32)
     exact = VseModel.load(text=False).encode_images(pixels)
     monkeypatch.undo()
-    assert (exact * model.encode_images(pixels)).sum(axis=1).min() > 0.999
+    cosines = (exact * model.encode_images(pixels)).sum(axis=1)
+    assert cosines.mean() > 0.999
+    assert cosines.min() > 0.998
 
 
 @pytest.mark.parametrize(
     ("text", "photo"),
     [
-        pytest.param(
-            "a cat", "chelsea.png", marks=pytest.mark.xfail(reason="the interim weights know few cats: see their card")
-        ),
+        ("a cat", "chelsea.png"),
+        ("a cup of coffee", "coffee.png"),
+        ("a motorcycle", "motorcycle_left.png"),
         ("a smiling woman in orange", "astronaut.png"),
     ],
 )

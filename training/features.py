@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.preprocessing import Preprocessing
-from models.vse import FAST_TYPE, IMAGE_BATCH, normalise
+from models.vse import IMAGE_BATCH, normalise
 from progress import Progress
 
 CHUNK = 240  # pictures in one file, the most work that is lost if the program is killed
@@ -52,7 +52,7 @@ def cached_features(
 def _chunk(frozen: Frozen, pictures: Sequence[tuple[int, Path]], view: int, preprocessing: Preprocessing) -> np.ndarray:
     pixels = np.stack([see(path, view=view, seed=number, preprocessing=preprocessing) for number, path in pictures])
     with torch.inference_mode():
-        batches = torch.split(normalise(pixels, preprocessing).to(FAST_TYPE), IMAGE_BATCH)
+        batches = torch.split(normalise(pixels, preprocessing), IMAGE_BATCH)
         return torch.cat([frozen(batch).half() for batch in batches]).numpy()
 
 
