@@ -70,14 +70,13 @@ def index(options: argparse.Namespace) -> int:
     if options.overwrite:
         flows.erase_index()
     model = options.model_name or flows.indexed_model() or "clip"
-    http = bool(flows.switched_on("JINA_USE_REST_API"))
-    port = flows.number("JINA_PORT", flows.PORT) if http else None
-    with flows.running("flow-index.yml", model=model, http=http, port=port, data_root=data_set.root) as flow:
-        if http:
+    if flows.switched_on("JINA_USE_REST_API"):
+        port = flows.number("JINA_PORT", flows.PORT)
+        with flows.running("flow-index.yml", model=model, http=True, port=port, data_root=data_set.root) as flow:
             items = client.items(data_set, options.num_docs, account)
             client.index_http(flow.port, items, options.request_size, account)
-        else:
-            client.index(flow, data_set, account, limit=options.num_docs, request_size=options.request_size)
+    else:
+        client.index(data_set, account, model=model, limit=options.num_docs, request_size=options.request_size)
     return account.report()
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from docarray import DocList
 
+import flow as flows
 from dataset import DataError, DataSet
-from executors.document import IMAGE, Document, is_held, picture_id, text_document
+from executors.document import IMAGE, INDEXERS, Document, is_held, picture_id, source, text_document
 from executors.picture import PictureError, inspect, read
 from executors.protocol import data_uri, removals
 from flow import FlowError
 from progress import Progress
+from storage.store import Record
 
 if TYPE_CHECKING:
     from jina import Flow
@@ -55,18 +57,29 @@ class Account:
         return 0 if self.added or self.held else 1
 
 
-def index(flow: Flow, data_set: DataSet, account: Account, *, limit: int, request_size: int) -> None:
+def index(data_set: DataSet, account: Account, *, model: str, limit: int, request_size: int) -> None:
     """Index up to ``limit`` pairs of a data set. What is held already is recognised first and not sent.
 
     Args:
+        model: the model to index with.
         request_size: how many documents travel in one request.
 
     Raises:
-        ConnectionError: the Flow is gone; what it had acknowledged is on disk.
+        FlowError: the index was made with another model, or the Flow does not start or is gone; what it had
+            acknowledged is on disk.
+        StorageError: the index cannot be read.
     """
+    flows.check_index(model)
     documents = _documents(data_set, limit, account)
     total = 2 * min(limit, len(data_set))
-    with Progress("indexing", total=total, unit="documents") as progress:
+    first = _first_unknown(documents, account, total)
+    if first is None:
+        return  # no Flow has to be started to find nothing new
+    documents = chain([first], documents)
+    with (
+        flows.running("flow-index.yml", model=model, data_root=data_set.root) as flow,
+        Progress("indexing", total=total - account.held, unit="documents") as progress,
+    ):
         while window := list(islice(documents, WINDOW)):
             held = {doc.id for doc in _post(flow, "/update", window) if is_held(doc)}
             new = {doc.id: doc for doc in window if doc.id not in held}
@@ -81,6 +94,25 @@ def index(flow: Flow, data_set: DataSet, account: Account, *, limit: int, reques
                 account.skip(new[id_].tags["path"], reason)
             if wrong:  # a branch that saw nothing wrong may have stored its part, and a caption stands for a picture
                 _post(flow, "/delete", removals(wrong))
+
+
+def _first_unknown(documents: Iterator[Document], account: Account, total: int) -> Document | None:
+    """The first of ``documents`` that the index on this machine does not know; those before it are counted as held."""
+    held: set[str] = set()
+    try:
+        with flows.stores() as stores:
+            if not any(stores.values()):
+                return next(documents, None)
+            with Progress("comparing", total=total, unit="documents") as progress:
+                for doc in documents:
+                    record = Record(id=doc.id, text=doc.text, source=source(doc))
+                    if not all(any(store.knows(record) for store in stores[name]) for name in INDEXERS[doc.modality]):
+                        return doc
+                    held.add(doc.id)
+                    progress.advance()
+        return None
+    finally:
+        account.held += len(held)
 
 
 def delete(flow: Flow, names: Sequence[str]) -> dict[str, int]:
@@ -98,11 +130,11 @@ def delete(flow: Flow, names: Sequence[str]) -> dict[str, int]:
 
 def pairs(data_set: DataSet, limit: int, account: Account) -> Iterator[tuple[Document, Document | None]]:
     """The pairs of a data set as documents: a picture by reference to its file, and its caption if it has one."""
-    for path, source, caption in data_set.pairs(limit=limit, skip=account.skip):
+    for path, name, caption in data_set.pairs(limit=limit, skip=account.skip):
         try:
             id_ = picture_id(read(str(path), data_set.root))
         except PictureError as error:
-            account.skip(source, str(error))
+            account.skip(name, str(error))
             continue
         tags = {"id": id_, "picture": id_, "path": str(path)}
         picture = Document(id=id_, modality=IMAGE, target=IMAGE, uri=str(path), text=caption or "", tags=tags)

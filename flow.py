@@ -11,12 +11,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import active_children
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storage.store import erase, read_fact
+from storage.store import Store, erase, read_fact
 
 if TYPE_CHECKING:
     from jina import Flow
@@ -87,6 +87,22 @@ def indexed_model() -> str | None:
     return fingerprint.split()[0] if fingerprint else None
 
 
+@contextmanager
+def stores() -> Iterator[dict[str, list[Store]]]:
+    """While inside, the open stores of the index by the names of their indexers; none where nothing is indexed.
+
+    Raises:
+        StorageError: one cannot be opened.
+    """
+    found: dict[str, list[Store]] = {name: [] for name in INDEXERS}
+    shards = indexed("shards")
+    with ExitStack() as opened:
+        for folder in _shards() if shards else []:
+            found[folder.parent.name].append(store := Store(folder, shards=int(shards or 1)))
+            opened.callback(store.close)
+        yield found
+
+
 def erase_index() -> None:
     """Remove the index from the workspace, and nothing else.
 
@@ -125,7 +141,7 @@ def running(
         FlowError: it cannot be started.
         StorageError: the index cannot be read.
     """
-    _check_index(model)
+    check_index(model)
     _check_workspace()
     _check_weights(model)
     _set_environment(model, http=http, port=port or _free_port(), data_root=data_root)
@@ -160,7 +176,12 @@ def running(
         _close(flow)
 
 
-def _check_index(model: str) -> None:
+def check_index(model: str) -> None:
+    """Refuse an index that was made with another model, or in another number of shards than is asked for.
+
+    Raises:
+        FlowError: says what to do.
+    """
     made_with = indexed_model()
     if made_with and made_with != model:
         raise FlowError(

@@ -22,8 +22,7 @@ Pair = tuple[Document, Document]
 def index(data_set: DataSet, model: str, *, limit: int, request_size: int) -> None:
     """Index up to ``limit`` pairs into the workspace, and print what became of them."""
     account = client.Account()
-    with flows.running("flow-index.yml", model=model, data_root=data_set.root) as flow:
-        client.index(flow, data_set, account, limit=limit, request_size=request_size)
+    client.index(data_set, account, model=model, limit=limit, request_size=request_size)
     account.report()
 
 

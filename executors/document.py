@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional
 from docarray import BaseDoc, DocList
 from docarray.typing import NdArray
 
+from storage.store import Source
+
 if TYPE_CHECKING:
     Array = Any  # a type checker would not take it for a numpy array
 else:
@@ -84,3 +86,8 @@ def text_document(text: str, *, picture: str = "", path: str = "") -> Document:
     """A text to be indexed, with the id and the file of the picture that it describes."""
     tags = {"id": text, "picture": picture, "path": path}
     return Document(id=text_id(text), modality=TEXT, target=TEXT, mime_type="text/plain", text=text, tags=tags)
+
+
+def source(doc: Document) -> Source:
+    """Where a document says that it comes from."""
+    return Source(doc.tags.get("picture", ""), doc.tags.get("path", ""))

@@ -7,9 +7,9 @@ from zlib import crc32
 from docarray import DocList
 from jina import Executor, requests
 
-from executors.document import Document, Match
+from executors.document import Document, Match, source
 from executors.picture import PictureError
-from storage.store import Record, Source, Store
+from storage.store import Record, Store
 
 
 class Indexer(Executor):
@@ -85,8 +85,3 @@ class Indexer(Executor):
     def close(self) -> None:
         """Close the store when the Flow stops."""
         self.store.close()
-
-
-def source(doc: Document) -> Source:
-    """Where a document says that it comes from."""
-    return Source(doc.tags.get("picture", ""), doc.tags.get("path", ""))

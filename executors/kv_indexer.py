@@ -7,8 +7,8 @@ import numpy as np
 from docarray import DocList
 from jina import requests
 
-from executors.document import Document, Match, picture_id
-from executors.indexer import Indexer, source
+from executors.document import Document, Match, picture_id, source
+from executors.indexer import Indexer
 from executors.picture import PictureError, inspect, read
 from executors.protocol import data_uri
 from storage.store import Record

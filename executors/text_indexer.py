@@ -5,8 +5,7 @@ from typing import Any, Dict
 from docarray import DocList
 from jina import requests
 
-from executors.document import Document, Match
-from executors.indexer import source
+from executors.document import Document, Match, source
 from executors.vector_indexer import VectorIndexer
 from storage.store import Record
 

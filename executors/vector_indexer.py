@@ -6,8 +6,8 @@ import numpy as np
 from docarray import DocList
 from jina import requests
 
-from executors.document import Document, Match
-from executors.indexer import Indexer, source
+from executors.document import Document, Match, source
+from executors.indexer import Indexer
 from storage.store import Record
 from storage.vectors import VectorIndex
 

@@ -156,14 +156,15 @@ class Store:
     def update(self, records: Collection[Record]) -> set[str]:
         """Complete text and sources of those of ``records`` that are held; returns the ids of these."""
         held = self.held([record.id for record in records])
-        news = [record for record in records if record.id in held and not self._knows(record)]
+        news = [record for record in records if record.id in held and not self.knows(record)]
         if news:
             with self._transaction():
                 for record in news:
                     self._describe(record)
         return held
 
-    def _knows(self, record: Record) -> bool:
+    def knows(self, record: Record) -> bool:
+        """Whether a document is held with this source, and with a text if the record has one."""
         found = self._connection.execute(
             "SELECT text FROM documents JOIN sources USING (id) WHERE id = ? AND picture_id = ? AND path = ?",
             (record.id, *record.source),
