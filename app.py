@@ -25,6 +25,8 @@ environment (a value that is set wins over the default):
   JINA_USE_REST_API    whether the Flow of -t index or -t query speaks HTTP (index: false, query: true) or gRPC
   JINA_IMAGE_ENCODER, JINA_TEXT_ENCODER, JINA_NORMALIZER
                        YAML files of other executors in these boxes
+  JINA_IMAGE_THREADS, JINA_TEXT_THREADS
+                       threads of each copy of an encoder (image: all cores but one, text: 1)
   CLIP_MODEL, CLIP_PRETRAINED
                        open_clip's name of a model, and of its weights or a file with them
   VSE_CHECKPOINT, VSE_VOCAB
