@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models.precision import FAST_TYPE
 from models.vocabulary import SPECIAL, Vocabulary, tokenize
-from models.vse import FAST_TYPE, ImageTower, TextTower, VseModel, make_cnn, prepare_cnn
+from models.vse import ImageTower, TextTower, VseModel, make_cnn, prepare_cnn
 from progress import Progress
 from training.efficientnet import NAME, PREPROCESSING, imagenet_weights
 from training.features import cached_features
