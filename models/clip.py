@@ -26,6 +26,7 @@ import torch
 from huggingface_hub import constants
 from open_clip.tokenizer import HFTokenizer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models import ModelError
 from models.checkpoint import Checkpoint, read_checkpoint
@@ -116,8 +117,7 @@ class ClipModel:
         if self._text is None or self._tokenizer is None:
             raise ModelError("the text tower of clip is not loaded")
         batches = (self._tokenizer(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
-        shortened = (tokens[:, : _length(self._text, tokens)] for tokens in batches)
-        return _unit([self._text(tokens) for tokens in shortened], self.dimension)
+        return _unit([_encode(self._text, tokens) for tokens in batches], self.dimension)
 
 
 def _unit(batches: list[Any], dimension: int) -> np.ndarray:
@@ -127,14 +127,23 @@ def _unit(batches: list[Any], dimension: int) -> np.ndarray:
     return torch.nn.functional.normalize(together, dim=-1).numpy()
 
 
-def _length(tower: Any, tokens: Tensor) -> int:
-    """How many columns of the tokens ``[n, length]`` the vectors depend on: what follows a text's end is masked."""
-    if hasattr(tower, "pooler"):  # of Hugging Face, where the mask hides the padding
+def _encode(tower: Any, tokens: Tensor) -> Any:
+    """The tower's output for tokens ``[n, length]``, without the columns at the end that it masks in all rows."""
+    if hasattr(tower, "pooler"):  # of Hugging Face, where padding is masked
         used = (tokens != tower.config.pad_token_id).any(0).nonzero()
-        return int(used.max()) + 1 if len(used) else 1
+        return tower(tokens[:, : int(used.max()) + 1 if len(used) else 1])
     if tower.pool_type == "argmax" and tower.attn_mask is not None and tower.cls_emb is None:
-        return int(tokens.argmax(1).max()) + 1  # causal: the end has the highest number and sees what is before it
-    return tokens.shape[1]
+        length = int(tokens.argmax(1).max()) + 1  # a text's end has the highest number and sees only what is before it
+        mask = {"attn_mask": tower.attn_mask[:length, :length]}
+        return torch.func.functional_call(tower, mask, (tokens[:, :length],))
+    return tower(tokens)
+
+
+class _NoRandomNumbers(TorchFunctionMode):
+    """Making the numbers that the weights replace would take longer than reading the weights."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (Tensor.uniform_, Tensor.normal_) else func(*args, **kwargs or {})
 
 
 def _ready(tower: nn.Module) -> Any:
@@ -206,7 +215,7 @@ def _build(source: _Source, checkpoint: Checkpoint, *, quick_gelu: bool, check: 
     """The model with its weights; for a mere check one without memory, which costs no time."""
     config = {key: value for key, value in source.config.items() if key not in ("custom_text", "multimodal_cfg")}
     config["vision_cfg"]["timm_model_pretrained"] = config["text_cfg"]["hf_model_pretrained"] = False
-    with _blamed(source.file, "its model cannot be made"), torch.device("meta" if check else "cpu"):
+    with _blamed(source.file, "its model cannot be made"), torch.device("meta") if check else _NoRandomNumbers():
         # One class for all, whose towers can be used alone and which reads texts shorter than its context.
         model = open_clip.CustomTextCLIP(**config | {"quick_gelu": quick_gelu})
     with _blamed(source.file):
@@ -283,9 +292,7 @@ def _download(architecture: str, tag: str) -> Path:
     known = open_clip.list_pretrained_tags_by_model(architecture)
     config = open_clip.get_pretrained_cfg(architecture, tag)
     if not config:
-        raise ModelError(
-            f"CLIP_PRETRAINED={tag!r} is neither a file nor one of {architecture}'s: {', '.join(known)}"
-        )
+        raise ModelError(f"CLIP_PRETRAINED={tag!r} is neither a file nor one of {architecture}'s: {', '.join(known)}")
     _prefer_disk()
     try:
         return Path(open_clip.download_pretrained(config))
