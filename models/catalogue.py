@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 from huggingface_hub import try_to_load_from_cache
 
 import models
-from models.clip import WEIGHTS
+from models.clip import WEIGHTS, make
 
 EMBEDDED = Path(__file__).resolve().parent / "weights"
 NOT_MEASURED = "not measured"
@@ -114,12 +115,21 @@ def _downloaded(config: dict[str, Any]) -> Path | None:
 
 
 def _downloadable() -> tuple[int, list[Entry]]:
-    entries = [Entry(_use(*names), None, _dimension(names[0]), NOT_RUN) for names in RECOMMENDED]
+    entries = [Entry(_use(*names), _size(names[0]), _dimension(names[0]), NOT_RUN) for names in RECOMMENDED]
     return len([name for name, _ in open_clip.list_pretrained() if not name.endswith("-quickgelu")]), entries
 
 
 def _use(architecture: str, tag: str) -> str:
     return f"CLIP_MODEL={architecture} CLIP_PRETRAINED={tag} -m clip"
+
+
+def _size(architecture: str) -> int | None:
+    """Of the weights in float32, counted on a model without memory; only the network knows Hugging Face's towers."""
+    config = open_clip.get_model_config(architecture) or {}
+    if "hf_model_name" in config["text_cfg"]:
+        return None
+    with torch.device("meta"):
+        return sum(4 * parameter.numel() for parameter in make(config, quick_gelu=False).parameters())
 
 
 def _dimension(architecture: str) -> int:

@@ -211,13 +211,22 @@ def _folder_source(folder: Path) -> _Source:
         return _Source("folder", config, preprocessing, file, digest.hexdigest()[:12], folder)
 
 
+def make(config: dict[str, Any], *, quick_gelu: bool) -> Any:
+    """The model of open_clip's configuration, whose parameters are not set.
+
+    Always the class whose towers can be used alone and whose text tower reads less than its whole context.
+    """
+    config = {key: value for key, value in config.items() if key not in ("custom_text", "multimodal_cfg")}
+    config["vision_cfg"] = config["vision_cfg"] | {"timm_model_pretrained": False}
+    config["text_cfg"] = config["text_cfg"] | {"hf_model_pretrained": False}
+    with _NoRandomNumbers():
+        return open_clip.CustomTextCLIP(**config | {"quick_gelu": quick_gelu})
+
+
 def _build(source: _Source, checkpoint: Checkpoint, *, quick_gelu: bool, check: bool) -> Any:
     """The model with its weights; for a mere check one without memory, which costs no time."""
-    config = {key: value for key, value in source.config.items() if key not in ("custom_text", "multimodal_cfg")}
-    config["vision_cfg"]["timm_model_pretrained"] = config["text_cfg"]["hf_model_pretrained"] = False
-    with _blamed(source.file, "its model cannot be made"), torch.device("meta") if check else _NoRandomNumbers():
-        # One class for all, whose towers can be used alone and which reads texts shorter than its context.
-        model = open_clip.CustomTextCLIP(**config | {"quick_gelu": quick_gelu})
+    with _blamed(source.file, "its model cannot be made"), torch.device("meta" if check else "cpu"):
+        model = make(source.config, quick_gelu=quick_gelu)
     with _blamed(source.file):
         weights = _weights(model, checkpoint)
     _check_fit(source, model, weights)
