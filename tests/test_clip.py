@@ -16,6 +16,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -206,8 +207,9 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     ends = [("[CLS]", 2), ("[SEP]", 3)]
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    names: dict[str, Any] = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    wrap: Any = transformers.PreTrainedTokenizerFast
+    wrap(tokenizer_object=tokenizer, **names).save_pretrained(folder)
 
 
 def save_folder(folder: Path, model: dict[str, Any], preprocessing: dict[str, Any]) -> Path:
@@ -227,7 +229,12 @@ def save_folder(folder: Path, model: dict[str, Any], preprocessing: dict[str, An
 
 def small_folder(parent: Path) -> Path:
     """EfficientNet-Lite0 and a BERT of one layer."""
-    parts = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    parts: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     transformers.BertConfig(vocab_size=9, **parts).save_pretrained(parent / "small")
     image = {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
     text = {"hf_model_name": ".", "hf_tokenizer_name": ".", "hf_proj_type": "linear", "context_length": 16}
@@ -237,7 +244,12 @@ def small_folder(parent: Path) -> Path:
 
 def multilingual_folder(parent: Path) -> Path:
     """A small vision transformer and an XLM-R of one layer."""
-    parts = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    parts: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     transformers.XLMRobertaConfig(vocab_size=9, pad_token_id=0, **parts).save_pretrained(parent / "multilingual")
     image = {"image_size": 64, "layers": 1, "width": 64, "patch_size": 32}
     text = {"hf_model_name": ".", "hf_tokenizer_name": ".", "hf_pooler_type": "mean_pooler", "context_length": 16}
@@ -262,8 +274,8 @@ def test_folders_give_what_open_clip_gives(tmp_path: Path, make_folder: Callable
     config["model_cfg"]["text_cfg"] |= {"hf_model_name": str(folder)} if (folder / "config.json").exists() else {}
     reference = make(config["model_cfg"], quick_gelu=False).eval()
     reference.load_state_dict(load_file(folder / WEIGHTS[0]))
-    transform = open_clip.image_transform_v2(
-        open_clip.PreprocessCfg(**config["preprocess_cfg"], size=config["model_cfg"]["vision_cfg"]["image_size"]), False
+    transform = image_transform_v2(
+        PreprocessCfg(**config["preprocess_cfg"], size=config["model_cfg"]["vision_cfg"]["image_size"]), False
     )
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8))
     texts = ["a dog", "un chien " * 100, "cat"]

@@ -71,7 +71,8 @@ def save(name: str, folder: Path) -> Weights:
         vars(model).pop(mark, None)
         model.register_buffer(mark, torch.tensor(value))
     inputs = torch.zeros(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.long)
-    traced = torch.jit.trace(model, inputs, check_trace=False)
+    trace: Any = torch.jit.trace
+    traced = trace(model, inputs, check_trace=False)
     for parameter in traced.parameters():
         if parameter.ndim > 1:
             parameter.data = parameter.data.half()
@@ -84,10 +85,10 @@ def save(name: str, folder: Path) -> Weights:
 @cache
 def photographs() -> list[Image.Image]:
     """Real pictures of scikit-image, in their own colour modes, and parts of them: 100."""
-    found = []
+    found: list[Any] = []
     for path in sorted((Path(skimage.__file__).parent / "data").glob("*.[pj][np]g")):
-        with Image.open(path) as picture:
-            found.append(picture.copy())
+        with Image.open(path) as opened:
+            found.append(opened.copy())
     random = np.random.default_rng(0)
     whole = [picture for picture in found if min(picture.size) > 100]
     while len(found) < 100:
@@ -112,7 +113,8 @@ def by_openai(preprocess: Any, files: list[Path]) -> np.ndarray:
     """OpenAI's preprocessing up to the floats."""
     pixels = []
     for file in files:
-        with Image.open(file) as picture:
+        with Image.open(file) as opened:
+            picture: Any = opened
             for step in preprocess.transforms[:-2]:
                 picture = step(picture)
             pixels.append(np.asarray(picture))
