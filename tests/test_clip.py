@@ -258,7 +258,7 @@ def multilingual_folder(parent: Path) -> Path:
 
 def siglip_folder(parent: Path) -> Path:
     """SigLIP's way: a timm tower with attention pooling, no causal mask, the last token, a bias, squashed pictures."""
-    image = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "timm_proj": "none", "image_size": 32}
+    image = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "timm_proj": "none", "image_size": 224}
     text = {"hf_tokenizer_name": ".", "context_length": 16, "vocab_size": 9, "width": 64, "heads": 2, "layers": 1}
     text |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
     model = {"embed_dim": 192, "init_logit_bias": -10, "custom_text": True, "vision_cfg": image, "text_cfg": text}
