@@ -13,7 +13,7 @@ from flow import FlowError
 from models import NAMES
 from storage.store import StorageError
 
-TASKS = ("index", "index_restful", "query", "query_restful", "delete", "dryrun")
+TASKS = ("index", "index_restful", "query", "query_restful", "delete", "dryrun", "models")
 EPILOG = """\
 environment (a value that is set wins over the default):
   JINA_PORT            port of the server (45678)
@@ -26,7 +26,7 @@ environment (a value that is set wins over the default):
   JINA_IMAGE_ENCODER, JINA_TEXT_ENCODER, JINA_NORMALIZER
                        YAML files of other executors in these boxes
   CLIP_MODEL, CLIP_PRETRAINED
-                       open_clip's name of a model, and of its weights or a file with them
+                       open_clip's name of a model, and of its weights or a file or folder with them
   VSE_CHECKPOINT, VSE_VOCAB
                        files of the authors of VSE++, instead of the embedded model
 """
@@ -129,11 +129,21 @@ def dryrun(options: argparse.Namespace) -> int:
     return 0
 
 
+def list_models(options: argparse.Namespace) -> int:
+    """Print the models that can be run here."""
+    from models.catalogue import catalogue  # open_clip takes seconds
+
+    for line in catalogue():
+        print(line)
+    return 0
+
+
 def main() -> int:
     """Run one task; returns the exit code."""
     options = parser().parse_args()
     flows.quiet()
-    run = {"index": index, "index_restful": index_restful, "delete": delete, "dryrun": dryrun}.get(options.task, query)
+    tasks = {"index": index, "index_restful": index_restful, "delete": delete, "dryrun": dryrun, "models": list_models}
+    run = tasks.get(options.task, query)
     try:
         return run(options)
     except (FlowError, DataError, StorageError) as error:

@@ -19,7 +19,7 @@ class Normalizer(Executor):
 
     def __init__(self, model: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.preprocessing = models.preprocessing(model)
+        self.preprocessing = models.load(model, image=False, text=False).preprocessing
 
     @requests(on=["/index", "/search"])
     def normalize(self, docs: DocList[Document], **_: Any) -> DocList[Document]:

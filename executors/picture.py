@@ -76,14 +76,14 @@ def inspect(data: bytes) -> str:
 
 
 def decode(data: bytes) -> Image.Image:
-    """An encoded picture as upright RGB pixels; of several frames the first.
+    """An encoded picture as upright pixels in its own colours; of several frames the first.
 
     Raises:
         PictureError: as ``inspect``, or the file is damaged.
     """
     with _open(data) as picture:
         try:
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            return ImageOps.exif_transpose(picture)
         except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
             raise PictureError(f"a damaged {picture.format} file: {error}") from error
 

@@ -46,8 +46,3 @@ def load(name: str, *, image: bool, text: bool) -> Model:
 
         return ClipModel.load(image=image, text=text)
     raise ModelError(f"there is no model {name!r}: choose from {', '.join(NAMES)}")
-
-
-def preprocessing(name: str) -> Preprocessing:
-    """The preprocessing of one of ``NAMES``, without loading weights."""
-    return load(name, image=False, text=False).preprocessing

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from models.precision import FAST_TYPE
 from models.preprocessing import Preprocessing
-from models.vse import FAST_TYPE, IMAGE_BATCH, normalise
+from models.vse import IMAGE_BATCH, normalise
 from progress import Progress
 
 CHUNK = 240  # pictures in one file, the most work that is lost if the program is killed

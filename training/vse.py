@@ -27,8 +27,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from evaluation.retrieval import Retrieval, both_directions
+from models.precision import FAST_TYPE
 from models.vocabulary import SPECIAL, Vocabulary, tokenize
-from models.vse import FAST_TYPE, ImageTower, TextTower, VseModel, make_cnn, prepare_cnn
+from models.vse import ImageTower, TextTower, VseModel, make_cnn, prepare_cnn
 from progress import Progress
 from training import imagenet
 from training.efficientnet import NAME, PREPROCESSING, imagenet_weights

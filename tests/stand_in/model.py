@@ -30,7 +30,7 @@ class StandInNormalizer(Executor):
         for doc in docs:
             if not doc.error:
                 try:
-                    doc.pixels = np.asarray(decode(doc.data.tobytes()).resize((8, 8)))
+                    doc.pixels = np.asarray(decode(doc.data.tobytes()).convert("RGB").resize((8, 8)))
                 except PictureError as error:
                     doc.error = str(error)
                 doc.data = None

@@ -1,0 +1,60 @@
+"""CLIP on the whole path: real Flows index, answer and evaluate, with random weights in the formats of real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from clip.model import CLIP
+
+from tests.conftest import COLOURS, Result, paint, run, server
+from tests.test_clip import multilingual_folder, siglip_folder
+
+OWN_BOXES = dict.fromkeys(("JINA_NORMALIZER", "JINA_IMAGE_ENCODER", "JINA_TEXT_ENCODER"), "")
+
+
+def openai_file(parent: Path) -> Path:
+    """The smallest architecture of open_clip's, in OpenAI's format."""
+    torch.manual_seed(0)
+    torch.save(CLIP(256, 224, 12, 384, 32, 77, 49408, 256, 4, 10).state_dict(), parent / "weights.pt")
+    return parent / "weights.pt"
+
+
+@pytest.mark.parametrize("make_weights", [openai_file, multilingual_folder, siglip_folder])
+def test_index_query_evaluate(tmp_path: Path, make_weights: Callable[[Path], Path]) -> None:
+    pictures = paint(tmp_path / "pictures", {f"{colour}.png": colour for colour in COLOURS})
+    settings: dict[str, Any] = {
+        **OWN_BOXES,
+        "workspace": tmp_path / "workspace",
+        "CLIP_MODEL": "ViT-S-32-alt",
+        "CLIP_PRETRAINED": make_weights(tmp_path),
+    }
+    indexed = run("app.py", "-t", "index", "-d", pictures, "-m", "clip", **settings)
+    assert indexed.code == 0, indexed
+    with server(**settings) as searching:
+        assert len(searching.search("a dog", "un chien")[1]) == len(COLOURS)
+    options = ("-e", "image2text", "-i", "0", "-n", len(COLOURS), "-d", pictures, "-m", "clip")
+    evaluated = run("evaluate.py", *options, **settings)
+    assert evaluated.out.splitlines()[-1].startswith("MeanReciprocalRank is: "), evaluated
+
+
+def test_without_a_network_one_line_says_so(tmp_path: Path) -> None:
+    places = {"HF_ENDPOINT": "https://nowhere.invalid", "HF_HUB_CACHE": tmp_path, **OWN_BOXES}
+    result = run("app.py", "-t", "index", "-d", "toy", "-m", "clip", workspace=tmp_path / "workspace", **places)
+    assert_one_line(result, "the weights openai of ViT-B-32 cannot be fetched")
+
+
+def test_file_of_another_architecture_is_one_line(tmp_path: Path) -> None:
+    given = {"CLIP_MODEL": "ViT-B-32", "CLIP_PRETRAINED": openai_file(tmp_path), **OWN_BOXES}
+    result = run("app.py", "-t", "index", "-d", "toy", "-m", "clip", workspace=tmp_path / "workspace", **given)
+    assert_one_line(result, "weights.pt does not fit CLIP_MODEL=ViT-B-32")
+
+
+def assert_one_line(result: Result, message: str) -> None:
+    assert result.code == 1, result
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1, result.err
+    assert not result.out
