@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -247,7 +247,7 @@ class Training(Loop):
                 progress.advance(len(part))
         return Texts(hidden, lengths, pooled)
 
-    def _move_average(self, averaged: Any, current: Any, count: Tensor) -> None:
+    def _move_average(self, averaged: Any, current: Any, count: Tensor | int) -> None:
         """As `get_ema_multi_avg_fn`, but at first the average forgets faster what the weights were at random."""
         start = 1.0 if self._tuning() else (1 + int(count)) / (10 + int(count))
         torch._foreach_lerp_(averaged, current, 1 - min(self._recipe.average, start))
@@ -274,7 +274,7 @@ class Training(Loop):
         texts = self._head.encode_texts(torch.cat(pooled))
         # Two losses: a picture of a dog is no negative of the word "dog".
         parts = [len(pictures), len(classes)]
-        losses = [self._loss(*pair) for pair in zip(images.split(parts), texts.split(parts), strict=True)]
+        losses = [self._loss(*pair) for pair in zip(torch.split(images, parts), torch.split(texts, parts), strict=True)]
         self._update(losses[0] + self._recipe.class_weight * losses[1])
         return losses[0].item()
 
@@ -287,8 +287,8 @@ class Training(Loop):
         return info_nce(images, texts, scale) + self._recipe.hinge_weight * hardest
 
     def _dev_vectors(self) -> tuple[Tensor, Tensor]:
-        head: Head = self._average.module
-        numbers = torch.arange(len(self._dev_texts.lengths)).split(TEXT_BATCH)
+        head = cast(Head, self._average.module)
+        numbers = torch.split(torch.arange(len(self._dev_texts.lengths)), TEXT_BATCH)
         texts = [head.encode_texts(self._pool(head, self._dev_texts, part)) for part in numbers]
         return head.encode_images(self._dev_features), torch.cat(texts)
 
@@ -351,7 +351,7 @@ def configuration(recipe: Recipe, text: str) -> dict[str, Any]:
     image = {"timm_model_name": NAME, "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": "mlp"}
     image |= {"timm_proj_bias": True, "image_size": PREPROCESSING.size}
     words = {"hf_model_name": text, "hf_tokenizer_name": text, "hf_pooler_type": "mean_pooler", "hf_proj_type": "mlp"}
-    preprocessing = {"mean": PREPROCESSING.mean, "std": PREPROCESSING.std}
+    preprocessing: dict[str, Any] = {"mean": PREPROCESSING.mean, "std": PREPROCESSING.std}
     preprocessing |= {"interpolation": PREPROCESSING.interpolation, "resize_mode": PREPROCESSING.mode}
     model = {
         "embed_dim": recipe.dimension,
