@@ -23,14 +23,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
-from models import ModelError
+from models import EMBEDDED, ModelError
 from models.precision import FAST_TYPE, fold_batch_norm
 from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary
 
 # torchvision and timm are imported where they are used: each costs seconds, and the text tower needs neither.
 
-OWN_WEIGHTS = Path(__file__).resolve().parent / "weights" / "vse"
+OWN_WEIGHTS = EMBEDDED / "vse"
 OWN_FILES = ("config.json", "image.safetensors", "text.safetensors", "vocabulary.json")
 AUTHORS_PREPROCESSING = Preprocessing(
     size=224, resize=256, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
