@@ -193,6 +193,7 @@ def _encode(model: Model, pictures: list[Path]) -> np.ndarray:
     with Progress("evaluation", total=len(pictures), unit="pictures") as progress:
         for path in pictures:
             with Image.open(path) as picture:
-                images.append(model.encode_images(model.preprocessing.crop(picture.convert("RGB"))[None]))
+                pixels = model.preprocessing.crop(picture.convert("RGB"))
+            images.append(model.encode_images(np.stack([pixels])))
             progress.advance()
     return np.concatenate(images)
