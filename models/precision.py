@@ -17,6 +17,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
             if isinstance(child, nn.BatchNorm2d) and convolution is not None:
                 setattr(parent, previous, fuse_conv_bn_eval(convolution, child))
                 setattr(parent, name, getattr(child, "act", nn.Identity()))
-            plain = isinstance(child, nn.Conv2d) and type(child).__name__ in _PLAIN_CONVOLUTIONS
-            previous, convolution = name, child if plain else None
+            previous, convolution = name, None
+            if isinstance(child, nn.Conv2d) and type(child).__name__ in _PLAIN_CONVOLUTIONS:
+                convolution = child
     return network
