@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,23 +13,27 @@ from pathlib import Path
 from models import ModelError
 from training.flickr8k import read_split
 
+MODELS = ("vse", "clip-small")
 WORKSPACE = Path("workspace/training")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin stop each other when the machine is shared
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-m", "--model_name", choices=["vse"], default="vse", help="the model to train")
+    """The command line; what is left to the model's recipe is absent."""
+    parser = argparse.ArgumentParser(description=__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("-m", "--model_name", choices=MODELS, default="vse", help="the model to train (default vse)")
     parser.add_argument("-d", "--data_set", default="f8k", help="f8k, or the path of a folder of the same layout")
-    parser.add_argument("-o", "--output", type=Path, default=Path("models/weights/vse"), help="folder for the weights")
-    parser.add_argument("--epochs", type=int, default=10, help="rounds over all captions (default 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is random (default 0)")
+    parser.add_argument("-o", "--output", type=Path, help="folder for the weights (default models/weights/<model>)")
+    parser.add_argument("--epochs", type=int, help="rounds over all captions (default: 10 of vse, 20 of clip-small)")
+    parser.add_argument("--seed", type=int, help="of everything that is random (default 0)")
     parser.add_argument(
-        "--word_vectors", choices=["minilm", "none"], default="minilm", help="what the word vectors start from"
+        "--word_vectors", choices=["minilm", "none"], help="vse only: what they start from (default minilm)"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.model_name != "vse" and "word_vectors" in options:
+        parser.error(f"{options.model_name} has no word vectors: leave --word_vectors out")
+    return options
 
 
 def keep_memory() -> None:
@@ -39,19 +45,27 @@ def keep_memory() -> None:
 
 def main() -> int:
     """Train, write the weights and report how they do; exit code 1 after one line if something is absent."""
-    arguments = parse_arguments()
+    options = vars(parse_arguments())
+    model_name, data_set = options.pop("model_name"), options.pop("data_set")
+    output = options.pop("output", Path("models/weights", model_name))
     keep_memory()
     try:
-        train, dev, test = (read_split(arguments.data_set, part) for part in ("train", "dev", "test"))
-        from models.vse import VseModel  # after the data set is known to be there: torch costs seconds
-        from training.vse import Recipe, Training, describe, evaluate, write_weights
+        train, dev, test = (read_split(data_set, part) for part in ("train", "dev", "test"))
+        from training import loop  # after the data set is known to be there: torch costs seconds
 
-        recipe = Recipe(seed=arguments.seed, epochs=arguments.epochs, word_vectors=arguments.word_vectors)
-        training = Training(train, dev, recipe=recipe, workspace=WORKSPACE)
-        write_weights(arguments.output, *training.run(), training.vocabulary)
-        model = VseModel.load_own(arguments.output)
-        for name, split in (("dev", dev), ("test", test)):
-            print(f"{name}: {describe(evaluate(model, split))}", flush=True)
+        module = importlib.import_module(f"training.{model_name.replace('-', '_')}")
+        training = module.Training(train, dev, recipe=module.Recipe(**options), workspace=WORKSPACE)
+        training.run()
+        training.write(output)
+        model = module.load(output)
+        print(f"dev: {loop.describe(loop.evaluate(model, dev))}", flush=True)
+        results = loop.evaluate(model, test)
+        print(f"test: {loop.describe(results)}", flush=True)
+        title = "Flickr8k" if data_set == "f8k" else Path(data_set).resolve().name
+        captions = sum(map(len, test.captions))
+        figures = loop.figures(results, f"{title} test, {len(test.pictures):,} pictures, {captions:,} captions")
+        (output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        print("toy: {} of {} captions find their picture first".format(*loop.evaluate_toy(model)), flush=True)
     except ModelError as error:
         print(error, file=sys.stderr)
         return 1

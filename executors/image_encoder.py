@@ -15,7 +15,7 @@ class ImageEncoder(Executor):
     """The image tower of CLIP or VSE++.
 
     Args:
-        model: ``clip`` or ``vse``.
+        model: one of ``models.NAMES``.
         threads: processor cores that one copy of this executor may use.
     """
 

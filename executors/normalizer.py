@@ -14,7 +14,7 @@ class Normalizer(Executor):
     """Decodes, resizes and cuts out the centre. The floats are made in the encoder: they would be four times as heavy.
 
     Args:
-        model: whose preprocessing to apply, ``clip`` or ``vse``.
+        model: whose preprocessing to apply, one of ``models.NAMES``.
     """
 
     def __init__(self, model: str, **kwargs: Any) -> None:

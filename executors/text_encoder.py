@@ -14,7 +14,7 @@ class TextEncoder(Executor):
     """The text tower of CLIP or VSE++.
 
     Args:
-        model: ``clip`` or ``vse``.
+        model: one of ``models.NAMES``.
         threads: processor cores that one copy of this executor may use.
     """
 

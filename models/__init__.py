@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from models.preprocessing import Preprocessing
 
-NAMES = ("clip", "vse")
+NAMES = ("clip", "vse", "clip-small")
+EMBEDDED = Path(__file__).resolve().parent / "weights"
 
 
 class ModelError(Exception):
@@ -45,4 +47,8 @@ def load(name: str, *, image: bool, text: bool) -> Model:
         from models.clip import ClipModel
 
         return ClipModel.load(image=image, text=text)
+    if name == "clip-small":
+        from models.clip import ClipModel
+
+        return ClipModel("", str(EMBEDDED / name), image=image, text=text, name=name)
     raise ModelError(f"there is no model {name!r}: choose from {', '.join(NAMES)}")

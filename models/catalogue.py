@@ -14,9 +14,9 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 import models
+from models import EMBEDDED
 from models.clip import WEIGHTS, make
 
-EMBEDDED = Path(__file__).resolve().parent / "weights"
 NOT_MEASURED = "not measured"
 NOT_RUN = "not run here"
 # A small, a usual and a large one, one for each purpose: the whole list is open_clip's.

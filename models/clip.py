@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from models import ModelError
 from models.checkpoint import Checkpoint, read_checkpoint
-from models.precision import FAST_TYPE
+from models.precision import FAST_TYPE, fold_batch_norm
 from models.preprocessing import Preprocessing
 
 BATCH = 32
@@ -89,7 +89,7 @@ class ClipModel:
         architecture = source.architecture.removesuffix(QUICK_GELU) + (QUICK_GELU if quick_gelu else "")
         self.fingerprint = f"{name} {architecture} {self.dimension}-d {self.preprocessing} {source.hash}"
         model = _build(source, checkpoint, quick_gelu=quick_gelu, check=not (image or text))
-        self._image = _ready(model.visual) if image else None
+        self._image = _ready(fold_batch_norm(model.visual.eval())) if image else None
         self._text = _ready(model.text) if text else None
         self._tokenizer = _tokenizer(source) if text or not image else None
 
@@ -147,7 +147,7 @@ class _NoRandomNumbers(TorchFunctionMode):
 
 
 def _ready(tower: nn.Module) -> Any:
-    return tower.eval().to(FAST_TYPE)
+    return tower.eval().to(FAST_TYPE).to(memory_format=torch.channels_last)
 
 
 def _source(architecture: str, pretrained: str) -> _Source:
@@ -309,7 +309,7 @@ def _download(architecture: str, tag: str) -> Path:
         where = config.get("url") or config.get("hf_hub")
         raise ModelError(
             f"the weights {tag} of {architecture} cannot be fetched: get {where} on another machine and set "
-            "CLIP_PRETRAINED to the file, or use -m vse, which needs no download"
+            "CLIP_PRETRAINED to the file, or use -m clip-small, which needs no download"
         ) from error
 
 

@@ -1,6 +1,23 @@
-"""The type of numbers that this processor infers with fastest."""
+"""What makes inference fast on this processor and changes its results little."""
 
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # Where the processor multiplies bfloat16 in hardware it is twice as fast; the cosine to float32 stays over 0.999.
 FAST_TYPE = torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
+_PLAIN_CONVOLUTIONS = ("Conv2d", "Conv2dSame")  # others of timm's change their weights at each call
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """Multiply each batch norm into the convolution before it, in place; only an activation of timm's stays of it."""
+    for parent in network.modules():
+        previous, convolution = "", None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and convolution is not None:
+                setattr(parent, previous, fuse_conv_bn_eval(convolution, child))
+                setattr(parent, name, getattr(child, "act", nn.Identity()))
+            previous, convolution = name, None
+            if isinstance(child, nn.Conv2d) and type(child).__name__ in _PLAIN_CONVOLUTIONS:
+                convolution = child
+    return network

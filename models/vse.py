@@ -21,17 +21,16 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
-from models import ModelError
-from models.precision import FAST_TYPE
+from models import EMBEDDED, ModelError
+from models.precision import FAST_TYPE, fold_batch_norm
 from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary
 
 # torchvision and timm are imported where they are used: each costs seconds, and the text tower needs neither.
 
-OWN_WEIGHTS = Path(__file__).resolve().parent / "weights" / "vse"
+OWN_WEIGHTS = EMBEDDED / "vse"
 OWN_FILES = ("config.json", "image.safetensors", "text.safetensors", "vocabulary.json")
 AUTHORS_PREPROCESSING = Preprocessing(
     size=224, resize=256, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
@@ -102,18 +101,6 @@ def make_cnn(name: str) -> nn.Module:
     else:
         cnn.fc = nn.Identity()
     return cnn
-
-
-def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Multiply each batch norm into the convolution before it, in place; only an activation of timm's stays of it."""
-    for parent in network.modules():
-        previous, convolution = "", None
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d) and convolution is not None:
-                setattr(parent, previous, fuse_conv_bn_eval(convolution, child))
-                setattr(parent, name, getattr(child, "act", nn.Identity()))
-            previous, convolution = name, child if isinstance(child, nn.Conv2d) else None
-    return network
 
 
 def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> Tensor:

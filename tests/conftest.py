@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -23,6 +24,8 @@ from PIL import Image, ImageColor
 
 ROOT = Path(__file__).resolve().parent.parent
 COLOURS = ("red", "lime", "blue", "yellow", "white", "magenta")
+SPLITS = {"train": 24, "dev": 8, "test": 8}
+WORDS = ("red", "green", "blue", "dark", "bright", "square")
 PATIENCE = 180.0
 """Seconds after which whatever is waited for is given up; on a busy machine a Flow starts slowly."""
 _SETTINGS = ("JINA_", "CLIP_", "VSE_")
@@ -34,6 +37,26 @@ def flickr8k() -> Path:
     folder = ROOT.parent / "shared" / "flickr8k"
     if not folder.is_dir():
         pytest.skip("no Flickr8k at ../shared/flickr8k")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in Flickr8k's layout: 40 pictures of noise with five captions each."""
+    folder = tmp_path_factory.mktemp("f8k")
+    (folder / "images").mkdir()
+    (folder / "splits").mkdir()
+    random = np.random.default_rng(0)
+    with (folder / "captions.txt").open("w", newline="") as stream:
+        captions = csv.writer(stream)
+        captions.writerow(["image", "caption"])
+        for split, count in SPLITS.items():
+            names = [f"{split}{number}.jpg" for number in range(count)]
+            (folder / "splits" / f"Flickr_8k.{split}Images.txt").write_text("\n".join(names))
+            for name in names:
+                pixels = random.integers(0, 256, (6, 8, 3), np.uint8)
+                Image.fromarray(pixels).resize((64, 48)).save(folder / "images" / name)
+                captions.writerows([name, ", ".join(random.choice(WORDS, 3)) + " ."] for _ in range(5))
     return folder
 
 

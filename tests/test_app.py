@@ -46,7 +46,7 @@ def test_help_names_everything(tmp_path: Path) -> None:
     done = run("app.py", "--help", workspace=tmp_path)
     assert (done.code, done.err) == (0, "")
     words = set(re.findall(r"[\w-]+", done.out))
-    assert words >= {*ENVIRONMENT, *OPTIONS, *TASKS, "clip", "vse", "f8k", "f30k", "toy", "45678"}
+    assert words >= {*ENVIRONMENT, *OPTIONS, *TASKS, "clip", "vse", "clip-small", "f8k", "f30k", "toy", "45678"}
 
 
 def test_every_variable_that_is_read_is_in_the_help() -> None:
@@ -110,7 +110,7 @@ def needs(executor: dict[str, Any]) -> set[str]:
     return {executor["needs"]} if isinstance(executor["needs"], str) else set(executor["needs"])
 
 
-@pytest.mark.parametrize("model", ["clip", "vse"])
+@pytest.mark.parametrize("model", ["clip", "vse", "clip-small"])
 def test_each_box_has_a_file(model: str) -> None:
     for name in ("normalizer", "image_encoder", "text_encoder"):
         assert (ROOT / "yaml" / model / f"{name}.yml").is_file()

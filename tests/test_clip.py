@@ -121,7 +121,7 @@ def test_weights_that_cannot_be_fetched_are_explained(monkeypatch: pytest.Monkey
     monkeypatch.setattr("models.clip.constants.ENDPOINT", "https://nowhere.invalid")
     monkeypatch.setattr("models.clip.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("models.clip.constants.HF_HUB_OFFLINE", False)
-    with pytest.raises(ModelError, match="set CLIP_PRETRAINED to the file, or use -m vse"):
+    with pytest.raises(ModelError, match="set CLIP_PRETRAINED to the file, or use -m clip-small"):
         ClipModel("ViT-B-32", "openai", image=False, text=False)
 
 

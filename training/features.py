@@ -17,12 +17,21 @@ from torch import Tensor
 from models.preprocessing import Preprocessing
 from models.vse import IMAGE_BATCH, normalise
 from progress import Progress
+from training.efficientnet import PREPROCESSING
+from training.flickr8k import Split
 
 CHUNK = 240  # pictures in one file, the most work that is lost if the program is killed
 SMALLEST_AREA = 0.4  # of a random crop, as a part of the picture
 RATIOS = (3 / 4, 4 / 3)  # of a random crop's width to its height, seen from the picture's own
 
 Frozen = Callable[[Tensor], Tensor]
+
+
+def picture_features(frozen: Frozen, split: Split, *, views: int, workspace: Path) -> Tensor:
+    """EfficientNet's of each picture, float32 ``[views, pictures, features]``, from the cache if they are there."""
+    folder = workspace / f"features-{split.digest()}"
+    arrays = cached_features(frozen, split.pictures, views=views, preprocessing=PREPROCESSING, folder=folder)
+    return torch.from_numpy(np.stack(arrays)).float()
 
 
 def cached_features(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,11 @@ class Split:
 
     pictures: list[Path]
     captions: list[list[str]]
+
+    def digest(self, *others: object) -> str:
+        """12 hexadecimal digits that stand for the pictures' places and whatever else JSON can hold."""
+        parts = ([str(path.resolve()) for path in self.pictures], *others)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def read_split(name: str, part: str) -> Split:

