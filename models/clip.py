@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from models import ModelError
 from models.checkpoint import Checkpoint, read_checkpoint
-from models.precision import FAST_TYPE, fold_batch_norm
+from models.precision import FAST_TYPE, prepare
 from models.preprocessing import Preprocessing
 
 BATCH = 32
@@ -89,8 +89,8 @@ class ClipModel:
         architecture = source.architecture.removesuffix(QUICK_GELU) + (QUICK_GELU if quick_gelu else "")
         self.fingerprint = f"{name} {architecture} {self.dimension}-d {self.preprocessing} {source.hash}"
         model = _build(source, checkpoint, quick_gelu=quick_gelu, check=not (image or text))
-        self._image = _ready(fold_batch_norm(model.visual.eval())) if image else None
-        self._text = _ready(model.text) if text else None
+        self._image: Any = prepare(model.visual) if image else None
+        self._text: Any = model.text.eval().to(FAST_TYPE) if text else None
         self._tokenizer = _tokenizer(source) if text or not image else None
 
     @classmethod
@@ -109,7 +109,7 @@ class ClipModel:
         scaled = (
             torch.from_numpy(batch).permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std) for batch in batches
         )
-        return _unit([self._image(batch.to(FAST_TYPE)) for batch in scaled], self.dimension)
+        return _unit([self._image(batch) for batch in scaled], self.dimension)
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> np.ndarray:
@@ -144,10 +144,6 @@ class _NoRandomNumbers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func in (Tensor.uniform_, Tensor.normal_) else func(*args, **kwargs or {})
-
-
-def _ready(tower: nn.Module) -> Any:
-    return tower.eval().to(FAST_TYPE).to(memory_format=torch.channels_last)
 
 
 def _source(architecture: str, pretrained: str) -> _Source:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from models import EMBEDDED, ModelError
-from models.precision import FAST_TYPE, fold_batch_norm
+from models.precision import prepare
 from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary
 
@@ -110,18 +110,6 @@ def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> Tensor:
     return scaled.permute(0, 3, 1, 2)
 
 
-def prepare_cnn(cnn: nn.Module) -> nn.Module:
-    """Make a trained CNN ready for fast inference on float32 pixels, in place."""
-    fold_batch_norm(cnn.eval()).to(FAST_TYPE).to(memory_format=torch.channels_last)
-    first = cnn
-    if isinstance(blocks := getattr(cnn, "blocks", None), nn.Sequential):  # timm's EfficientNets
-        for early in (cnn.conv_stem, cnn.bn1, blocks[0]):
-            cast(nn.Module, early).float()  # half of what bfloat16 costs in accuracy is lost there
-        first = blocks[1]
-    first.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(FAST_TYPE),))
-    return cnn
-
-
 def build_image_tower(cnn: str, weights: Weights) -> ImageTower:
     """The image tower that fits the weights, ready for inference.
 
@@ -132,7 +120,7 @@ def build_image_tower(cnn: str, weights: Weights) -> ImageTower:
     with torch.device("meta"):  # nothing is set at random only to be overwritten
         tower = ImageTower(make_cnn(cnn), features=features, dimension=dimension)
     _assign(tower, {"centre": torch.zeros(features), "scale": torch.ones(features), **weights})
-    prepare_cnn(tower.cnn)
+    prepare(tower.cnn)
     return tower.eval()
 
 

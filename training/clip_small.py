@@ -1,8 +1,8 @@
 """Trains a small CLIP on Flickr8k, from an ImageNet CNN and a sentence encoder to a folder in open_clip's layout.
 
 Two towers, a symmetric InfoNCE loss and a learnt temperature (Radford et al., 2021), with VSE++'s hinge over the
-hardest negative beside it. First the heads of both towers are trained on what the frozen networks give, then the last
-layers of the text tower with them. What stays frozen of it is rounded to float16 before, as it will be written.
+hardest negative beside it. The heads of both towers are trained on what the frozen networks give; the text tower is
+rounded to float16 before, as it will be written. Training its last layers too gave nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from models.clip import WEIGHTS, ClipModel, make
-from models.precision import FAST_TYPE
-from models.vse import TEXT_BATCH, prepare_cnn
+from models.precision import FAST_TYPE, prepare
+from models.vse import TEXT_BATCH
 from progress import Progress
 from training import imagenet, loop
 from training.efficientnet import NAME, PREPROCESSING, imagenet_weights
@@ -37,9 +37,7 @@ from training.vse import hinge
 from training.wordpiece import choose_tokens, make_tokenizer, read_tokenizer
 from training.words import unpack
 
-LONGEST = 32  # tokens of a caption that training reads
 CONTEXT = 64  # tokens that the application reads
-NOT_SEEN = -1e4  # what is added to the attention of a token that is left out
 FIRST, EMBEDDING = "visual.head.mlp.fc1", "embeddings.word_embeddings.weight"
 SMALLEST_DEVIATION = 0.01  # one of MiniLM's 384 numbers is always the same
 TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -49,45 +47,24 @@ TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 class Recipe(loop.Recipe):
     """What the result depends on, beside the data."""
 
-    epochs: int = 20
-    tuned_epochs: int = 5  # the last ones, in which the text tower's last layers are trained too
-    tuned_layers: int = 2
-    vocabulary: int = 16_000
-    dimension: int = 512
+    epochs: int = 40
+    vocabulary: int = 14_500
+    dimension: int = 768
     views: int = 8
     batch: int = 2000
-    tuned_batch: int = 1000
     classes: int = 300  # of ImageNet, beside each batch
-    class_weight: float = 0.3
+    class_weight: float = 0.15
     temperature: float = 0.05  # that InfoNCE starts with
     lowest_temperature: float = 0.01
     margin: float = 0.1
-    hinge_weight: float = 2.0
-    head_rate: float = 2e-3
-    tuned_head_rate: float = 5e-4
-    layer_rate: float = 5e-5
+    hinge_weight: float = 5.0
+    rate: float = 2e-3
     warm_up: int = 20  # batches
     weight_decay: float = 0.01
     longest_gradient: float = 5.0
     image_dropout: float = 0.5  # inside the heads; half of it before them
-    text_dropout: float = 0.3
-    word_dropout: float = 0.1
+    text_dropout: float = 0.5
     average: float = 0.99  # decay of the moving average of the weights, which is what is kept
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What the text tower makes of texts before it is trained.
-
-    Args:
-        hidden: behind the layers that stay frozen, bfloat16 ``[n, tokens, width]``.
-        lengths: numbers of tokens, int ``[n]``.
-        pooled: the mean over tokens behind all layers, float32 ``[n, width]``.
-    """
-
-    hidden: Tensor
-    lengths: Tensor
-    pooled: Tensor
 
 
 class Standard(nn.Module):
@@ -111,11 +88,11 @@ class Standard(nn.Module):
 
 
 class Head(nn.Module):
-    """What is trained of open_clip's model: both towers' heads, the text tower's last layers, the temperature.
+    """What is trained of open_clip's model: both towers' heads and the temperature.
 
     Args:
         clip: the model; its parts are taken, not copied.
-        recipe: dropout, and how many layers.
+        recipe: for the dropout.
     """
 
     def __init__(self, clip: Any, *, recipe: Recipe) -> None:
@@ -124,37 +101,15 @@ class Head(nn.Module):
         self.standard_image, self.standard_text = Standard(image.fc1.in_features), Standard(text[0].in_features)
         self.image = _with_dropout(image.fc1, image.fc2, recipe.image_dropout)
         self.text = _with_dropout(text[0], text[2], recipe.text_dropout)
-        self.layers = nn.ModuleList(clip.text.transformer.encoder.layer[-recipe.tuned_layers :])
         self.log_scale = clip.logit_scale
-        self._word_dropout = recipe.word_dropout
 
     def encode_images(self, features: Tensor) -> Tensor:
         """Features of the CNN ``[n, features]`` to unit vectors ``[n, dimension]``."""
         return F.normalize(self.image(self.standard_image(features)), dim=1)
 
     def encode_texts(self, pooled: Tensor) -> Tensor:
-        """Texts as `pool` makes them ``[n, width]`` to unit vectors ``[n, dimension]``."""
+        """Means over the text tower's states ``[n, width]`` to unit vectors ``[n, dimension]``."""
         return F.normalize(self.text(self.standard_text(pooled)), dim=1)
-
-    def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """Mean over the tokens behind the last layers, float32 ``[n, width]``; in training some words are not seen.
-
-        Args:
-            hidden: what comes before these layers, ``[n, tokens, width]``.
-            lengths: numbers of tokens, int ``[n]``.
-        """
-        hidden = hidden[:, : int(lengths.max())].float()
-        seen = torch.arange(hidden.shape[1]) < lengths[:, None]
-        if self.training:
-            kept = torch.rand(seen.shape) >= self._word_dropout
-            kept[:, 0] = True  # the start: something is left of every text
-            seen = seen & kept
-        mask = torch.zeros(seen.shape).masked_fill(~seen, NOT_SEEN)[:, None, None]
-        with torch.autocast("cpu", FAST_TYPE, enabled=FAST_TYPE is torch.bfloat16):
-            for layer in self.layers:
-                hidden = layer(hidden, mask)
-        weights = seen.float()[..., None]
-        return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 class Training(Loop):
@@ -198,7 +153,7 @@ class Training(Loop):
                 layer.reset_parameters()
         nn.init.constant_(head.log_scale, -math.log(recipe.temperature))
 
-        frozen = prepare_cnn(copy.deepcopy(trunk))
+        frozen = prepare(copy.deepcopy(trunk))
         self._views, dev_views = (
             picture_features(frozen, split, views=count, workspace=workspace)
             for split, count in ((train, recipe.views), (dev, 1))
@@ -206,60 +161,46 @@ class Training(Loop):
         self._dev_features = dev_views[0]
         self._classes = imagenet.prototypes(weights["classifier.weight"], self._views[0])
         self._texts, self._dev_texts, self._class_texts = (
-            self._read(texts, head) for texts in (texts, dev_texts, class_texts)
+            self._read(texts) for texts in (texts, dev_texts, class_texts)
         )
         head.standard_image.fit(self._views.flatten(0, 1))
-        head.standard_text.fit(self._texts.pooled)
+        head.standard_text.fit(self._texts)
 
-        heads = [*head.image.parameters(), *head.text.parameters(), head.log_scale]
-        groups = [{"params": heads}, {"params": list(head.layers.parameters())}]
-        optimizer = torch.optim.AdamW(groups, lr=1, weight_decay=recipe.weight_decay, fused=True)
-        self._first_tuned = max(0, recipe.epochs - recipe.tuned_epochs)
+        trained = [*head.image.parameters(), *head.text.parameters(), head.log_scale]
+        optimizer = torch.optim.AdamW(trained, lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True)
         super().__init__(
             head,
             AveragedModel(head, multi_avg_fn=self._move_average),
             optimizer=optimizer,
-            schedule=LambdaLR(optimizer, learning_rates(recipe, pictures=len(train.pictures))),
+            schedule=LambdaLR(optimizer, rate_factor(recipe, pictures=len(train.pictures))),
             recipe=recipe,
             longest_gradient=recipe.longest_gradient,
             state_file=workspace / f"run-{run}.pt",
         )
 
-    @torch.no_grad()
-    def _read(self, texts: list[str], head: Head) -> Texts:
-        """Put texts through the text tower, the longest together."""
-        tokens = read_tokenizer(self._text_folder)(texts, truncation=True, max_length=LONGEST)["input_ids"]
-        frozen = copy.deepcopy(self._clip.text.transformer)
-        frozen.encoder.layer = frozen.encoder.layer[: -len(head.layers)]
-        frozen.eval().to(FAST_TYPE)
-        head.eval()
+    @torch.inference_mode()
+    def _read(self, texts: list[str]) -> Tensor:
+        """Means over the states that the text tower gives, float32 ``[n, width]``."""
+        tokens = read_tokenizer(self._text_folder)(texts, truncation=True, max_length=CONTEXT)["input_ids"]
+        tower = copy.deepcopy(self._clip.text.transformer).eval().to(FAST_TYPE)
         lengths = torch.tensor([len(numbers) for numbers in tokens])
-        width = frozen.config.hidden_size
-        hidden = torch.zeros(len(texts), int(lengths.max()), width, dtype=torch.bfloat16)
-        pooled = torch.empty(len(texts), width)
+        means = torch.empty(len(texts), tower.config.hidden_size)
         with Progress("texts", total=len(texts), unit="texts") as progress:
             for part in torch.split(lengths.argsort(stable=True), TEXT_BATCH):
                 batch = pad_sequence([torch.tensor(tokens[number]) for number in part], batch_first=True)
                 seen = (torch.arange(batch.shape[1]) < lengths[part, None]).long()
-                states = frozen(input_ids=batch, attention_mask=seen).last_hidden_state
-                hidden[part, : batch.shape[1]] = states.bfloat16()
-                pooled[part] = head.pool(states, lengths[part])
+                states = tower(input_ids=batch, attention_mask=seen).last_hidden_state.float()
+                means[part] = (states * seen[..., None]).sum(dim=1) / lengths[part, None]
                 progress.advance(len(part))
-        return Texts(hidden, lengths, pooled)
+        return means
 
     def _move_average(self, averaged: Any, current: Any, count: Tensor | int) -> None:
         """As `get_ema_multi_avg_fn`, but at first the average forgets faster what the weights were at random."""
-        start = 1.0 if self._tuning() else (1 + int(count)) / (10 + int(count))
+        start = (1 + int(count)) / (10 + int(count))
         torch._foreach_lerp_(averaged, current, 1 - min(self._recipe.average, start))
 
-    def _tuning(self) -> bool:
-        return self._epoch >= self._first_tuned
-
     def _batches(self) -> list[tuple[Tensor, Tensor]]:
-        if self._epoch == self._first_tuned:  # the average is what goes on, and the optimizer knows nothing of it
-            self._head.load_state_dict(self._average.module.state_dict())
-            self._optimizer.state.clear()
-        return draw_batches(self._views.shape[1], self._recipe.tuned_batch if self._tuning() else self._recipe.batch)
+        return draw_batches(self._views.shape[1], self._recipe.batch)
 
     def _step(self, pictures: Tensor, captions: Tensor) -> float:
         classes = torch.randperm(len(self._classes))[: self._recipe.classes]
@@ -267,19 +208,13 @@ class Training(Loop):
         sizes = self._class_sizes
         drawn = (torch.rand(len(classes)) * sizes[classes]).long() + (sizes.cumsum(0) - sizes)[classes]
         images = self._head.encode_images(torch.cat([self._views[views, pictures], self._classes[classes]]))
-        pooled = [
-            self._pool(self._head, self._texts, pictures * CAPTIONS + captions),
-            self._pool(self._head, self._class_texts, drawn),
-        ]
-        texts = self._head.encode_texts(torch.cat(pooled))
+        numbers = pictures * CAPTIONS + captions
+        texts = self._head.encode_texts(torch.cat([self._texts[numbers], self._class_texts[drawn]]))
         # Two losses: a picture of a dog is no negative of the word "dog".
         parts = [len(pictures), len(classes)]
         losses = [self._loss(*pair) for pair in zip(torch.split(images, parts), torch.split(texts, parts), strict=True)]
         self._update(losses[0] + self._recipe.class_weight * losses[1])
         return losses[0].item()
-
-    def _pool(self, head: Head, texts: Texts, numbers: Tensor) -> Tensor:
-        return head.pool(texts.hidden[numbers], texts.lengths[numbers]) if self._tuning() else texts.pooled[numbers]
 
     def _loss(self, images: Tensor, texts: Tensor) -> Tensor:
         scale = self._head.log_scale.exp().clamp(max=1 / self._recipe.lowest_temperature)
@@ -288,9 +223,7 @@ class Training(Loop):
 
     def _dev_vectors(self) -> tuple[Tensor, Tensor]:
         head = cast(Head, self._average.module)
-        numbers = torch.split(torch.arange(len(self._dev_texts.lengths)), TEXT_BATCH)
-        texts = [head.encode_texts(self._pool(head, self._dev_texts, part)) for part in numbers]
-        return head.encode_images(self._dev_features), torch.cat(texts)
+        return head.encode_images(self._dev_features), head.encode_texts(self._dev_texts)
 
     def write(self, folder: Path) -> None:
         """Write what `load` reads; the standardisations become part of the layers behind and before them."""
@@ -326,24 +259,10 @@ def info_nce(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
 
 
-def learning_rates(recipe: Recipe, *, pictures: int) -> list[Callable[[int], float]]:
-    """The rates of the heads and of the text tower's layers at each step: in both stages a cosine after a warm-up."""
-    tuned = min(recipe.tuned_epochs, recipe.epochs)
-    first = (recipe.epochs - tuned) * CAPTIONS * math.ceil(pictures / recipe.batch)
-    second = tuned * CAPTIONS * math.ceil(pictures / recipe.tuned_batch)
-
-    def factor(step: int, steps: int) -> float:
-        return min(1, (step + 1) / recipe.warm_up) * (1 + math.cos(math.pi * step / steps)) / 2
-
-    def heads(step: int) -> float:
-        if step < first:
-            return recipe.head_rate * factor(step, first)
-        return recipe.tuned_head_rate * factor(step - first, second)
-
-    def layers(step: int) -> float:
-        return recipe.layer_rate * factor(step - first, second) if step >= first else 0
-
-    return [heads, layers]
+def rate_factor(recipe: Recipe, *, pictures: int) -> Callable[[int], float]:
+    """What the learning rate is multiplied with at each step: a cosine after a warm-up."""
+    steps = recipe.epochs * CAPTIONS * math.ceil(pictures / recipe.batch)
+    return lambda step: min(1, (step + 1) / recipe.warm_up) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def configuration(recipe: Recipe, text: str) -> dict[str, Any]:

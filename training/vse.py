@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.precision import FAST_TYPE
+from models.precision import FAST_TYPE, prepare
 from models.vocabulary import SPECIAL, Vocabulary, tokenize
-from models.vse import ImageTower, TextTower, VseModel, make_cnn, prepare_cnn
+from models.vse import ImageTower, TextTower, VseModel, make_cnn
 from training import imagenet, loop
 from training.efficientnet import NAME, PREPROCESSING, imagenet_weights
 from training.features import picture_features
@@ -95,7 +95,7 @@ class Training(Loop):
         self._image, self._text = make_towers(vectors)
         weights = imagenet_weights()
         self._image.cnn.load_state_dict({name: weights[name] for name in self._image.cnn.state_dict()})
-        frozen = prepare_cnn(copy.deepcopy(self._image.cnn))
+        frozen = prepare(copy.deepcopy(self._image.cnn))
         views, dev_features = (
             picture_features(frozen, split, views=count, workspace=workspace)
             for split, count in ((train, recipe.views), (dev, 1))
