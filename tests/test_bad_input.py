@@ -120,7 +120,7 @@ def refused(*command: object, workspace: Path, code: int = 1, **environment: Any
     assert done.code == code
     assert done.out == ""
     assert "Traceback" not in done.err
-    lines = [line for line in done.err.splitlines() if not line.startswith("indexing: ")]
+    lines = [line for line in done.err.splitlines() if not line.startswith(("comparing: ", "indexing: "))]
     assert len(lines) == 1 or (code == 2 and lines[0].startswith("usage: "))
     assert lines[-1].startswith(f"{command[0]}: ")
     return lines[-1]

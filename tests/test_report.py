@@ -76,7 +76,7 @@ def test_it_says_where_it_is_and_goes_on(report: Report) -> None:
     assert there
     assert int(there[1]) > 0
     for line in report.done.err.splitlines():
-        assert line.startswith(("indexing: ", "evaluating: "))
+        assert line.startswith(("comparing: ", "indexing: ", "evaluating: "))
 
 
 def all_pairs(report: Report) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
