@@ -25,7 +25,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-m", "--model_name", choices=MODELS, default="vse", help="the model to train (default vse)")
     parser.add_argument("-d", "--data_set", default="f8k", help="f8k, or the path of a folder of the same layout")
     parser.add_argument("-o", "--output", type=Path, help="folder for the weights (default models/weights/<model>)")
-    parser.add_argument("--epochs", type=int, help="rounds over all captions (default: 10 of vse, 40 of clip-small)")
+    parser.add_argument("--epochs", type=int, help="rounds over all captions (default: 10 of vse, 30 of clip-small)")
     parser.add_argument("--seed", type=int, help="of everything that is random (default 0)")
     parser.add_argument(
         "--word_vectors", choices=["minilm", "none"], help="vse only: what they start from (default minilm)"
