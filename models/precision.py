@@ -34,5 +34,6 @@ def prepare(network: nn.Module) -> nn.Module:
             for early in (part.conv_stem, part.bn1, part.blocks[0]):
                 cast(nn.Module, early).float()  # half of what bfloat16 costs in accuracy is lost there
             first = part.blocks[1]
-    first.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(FAST_TYPE),))
+    type_ = FAST_TYPE
+    first.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(type_),))
     return network

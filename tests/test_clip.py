@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import models.clip
+import models.precision
 from models import ModelError
 from models.clip import WEIGHTS, ClipModel, make
 from models.preprocessing import Preprocessing
@@ -32,7 +33,8 @@ TEXTS = ["a dog", "a cat on a mat " * 60, "", "🐈 猫 &amp; café"]
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Float32, on whatever processor."""
-    monkeypatch.setattr(models.clip, "FAST_TYPE", torch.float32)
+    for module in (models.clip, models.precision):
+        monkeypatch.setattr(module, "FAST_TYPE", torch.float32)
 
 
 @pytest.fixture(scope="module")

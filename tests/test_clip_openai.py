@@ -19,6 +19,7 @@ from docarray import DocList
 from PIL import Image, ImageOps
 
 import models.clip
+import models.precision
 from executors.document import Document, picture_id
 from executors.loader import Loader
 from executors.normalizer import Normalizer
@@ -59,7 +60,8 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.clip, "FAST_TYPE", torch.float32)
+    for module in (models.clip, models.precision):
+        monkeypatch.setattr(module, "FAST_TYPE", torch.float32)
 
 
 def save(name: str, folder: Path) -> Weights:
@@ -158,7 +160,8 @@ def test_bfloat16_is_near(weights: Weights, architecture: str, monkeypatch: pyte
     pixels = np.stack([np.asarray(one.convert("RGB").resize((224, 224))) for one in photographs()[:4]])
     vectors = []
     for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(models.clip, "FAST_TYPE", dtype)
+        for module in (models.clip, models.precision):
+            monkeypatch.setattr(module, "FAST_TYPE", dtype)
         model = ClipModel(architecture, str(weights.archive), image=True, text=True)
         vectors.append((model.encode_images(pixels), model.encode_texts(TEXTS)))
     least = [(one * other).sum(1).min() for one, other in zip(*vectors, strict=True)]

