@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from PIL import Image
 
 from executors.picture import decode
+from executors.protocol import data_uri
 
 DIRECTIONS = {"text2image": "text to image", "image2text": "image to text"}
 MEASURES = {"R@1": 1, "R@5": 1, "R@10": 1, "median rank": 0, "MRR": 3}
@@ -23,10 +23,10 @@ WIDTH, HEIGHT = 560, 260  # of a curve's axes
 
 def thumbnail(data: bytes) -> str:
     """An encoded picture as a small JPEG in a ``data:`` URI."""
-    picture, small = decode(data), BytesIO()
+    picture, small = decode(data).convert("RGB"), BytesIO()
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     picture.save(small, "JPEG", quality=75)
-    return f"data:image/jpeg;base64,{b64encode(small.getvalue()).decode()}"
+    return data_uri("image/jpeg", small.getvalue())
 
 
 def write_files(folder: Path, report: dict[str, Any], pictures: dict[str, str]) -> list[Path]:

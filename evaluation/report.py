@@ -24,13 +24,12 @@ import numpy as np
 
 import flow as flows
 from dataset import DataSet, open_data_set, open_test_split
-from evaluation.page import thumbnail, write_files
+from evaluation.page import DIRECTIONS, thumbnail, write_files
 from evaluation.protocol import TOP_K, Pair, index, make_query, read_pairs, reciprocal_ranks
 from evaluation.retrieval import recall_curve, search, summary
 from flow import FlowError
 from storage.store import Record, Store, read_fact
 
-MODES = ("text2image", "image2text")
 QUERIES = 4000  # as in the original
 EXAMPLES, FOUND = 4, 5  # best and worst queries that are shown, and how much of what each found
 CARDS = flows.ROOT / "models" / "weights"
@@ -167,9 +166,9 @@ class _Run(NamedTuple):
         is_held_out = np.array([Path(picture.tags["path"]) in held_out for picture, _ in pairs])
         is_first = np.arange(len(pairs)) < QUERIES
         asking = np.flatnonzero(is_first | is_held_out)
-        queries = [make_query(mode, pairs[place], f"{mode} {place}") for mode in MODES for place in asking]
+        queries = [make_query(mode, pairs[place], f"{mode} {place}") for mode in DIRECTIONS for place in asking]
         found = reciprocal_ranks(data_set, self.model, queries, request_size=self.request_size)
-        asking = np.array([place for place in asking if all(f"{mode} {place}" in found for mode in MODES)], int)
+        asking = np.array([place for place in asking if all(f"{mode} {place}" in found for mode in DIRECTIONS)], int)
         pictures = images.labels(pairs[place][0].id for place in asking)
         captions = texts.labels(pairs[place][1].id for place in asking)
         result: Json = {"pictures": len(images.array), "captions": len(texts.array)}

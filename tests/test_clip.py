@@ -229,15 +229,17 @@ def save_folder(folder: Path, model: dict[str, Any], preprocessing: dict[str, An
     return folder
 
 
+ONE_LAYER: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+
+
 def small_folder(parent: Path) -> Path:
     """EfficientNet-Lite0 and a BERT of one layer."""
-    parts: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    transformers.BertConfig(vocab_size=9, **parts).save_pretrained(parent / "small")
+    transformers.BertConfig(vocab_size=9, **ONE_LAYER).save_pretrained(parent / "small")
     image = {"timm_model_name": "tf_efficientnet_lite0", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
     text = {"hf_model_name": ".", "hf_tokenizer_name": ".", "hf_proj_type": "linear", "context_length": 16}
     model = {"embed_dim": 16, "vision_cfg": image, "text_cfg": text}
@@ -246,13 +248,7 @@ def small_folder(parent: Path) -> Path:
 
 def multilingual_folder(parent: Path) -> Path:
     """A small vision transformer and an XLM-R of one layer."""
-    parts: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    transformers.XLMRobertaConfig(vocab_size=9, pad_token_id=0, **parts).save_pretrained(parent / "multilingual")
+    transformers.XLMRobertaConfig(vocab_size=9, pad_token_id=0, **ONE_LAYER).save_pretrained(parent / "multilingual")
     image = {"image_size": 64, "layers": 1, "width": 64, "patch_size": 32}
     text = {"hf_model_name": ".", "hf_tokenizer_name": ".", "hf_pooler_type": "mean_pooler", "context_length": 16}
     return save_folder(parent / "multilingual", {"embed_dim": 16, "vision_cfg": image, "text_cfg": text}, {})

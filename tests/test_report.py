@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -300,3 +301,10 @@ def test_search_in_blocks_is_search(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_thumbnail_is_small(tmp_path: Path) -> None:
     Image.effect_noise((2000, 1000), 80).save(tmp_path / "large.png")
     assert len(thumbnail((tmp_path / "large.png").read_bytes())) < 20_000
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "I;16"])
+def test_thumbnail_of_a_picture_that_is_not_rgb(mode: str) -> None:
+    file = BytesIO()
+    Image.new(mode, (300, 200)).save(file, "PNG")
+    assert thumbnail(file.getvalue()).startswith("data:image/jpeg;base64,")
