@@ -17,7 +17,7 @@ help: ## say what there is
 
 demo: $(RUN) $(PAGE) ## index 16 photographs and serve a page that searches them, until Ctrl-C
 	@trap : INT; export JINA_WORKSPACE=workspace-demo; \
-	$(BIN)/python app.py -t index -d toy -m vse --overwrite && $(BIN)/python app.py -t query || [ $$? = 130 ]
+	$(BIN)/python app.py -t index -d toy -m clip-small --overwrite && $(BIN)/python app.py -t query || [ $$? = 130 ]
 
 test: $(DEV) $(PAGE) ## run the tests
 	@$(BIN)/python -m pytest

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from models import ModelError
 from training.flickr8k import read_split
+from training.world import FOLDER, read_world
 
 MODELS = ("vse", "clip-small")
 WORKSPACE = Path("workspace/training")
@@ -51,10 +52,11 @@ def main() -> int:
     keep_memory()
     try:
         train, dev, test = (read_split(data_set, part) for part in ("train", "dev", "test"))
-        from training import loop  # after the data set is known to be there: torch costs seconds
+        more = {"world": read_world(FOLDER)} if model_name == "clip-small" else {}
+        from training import loop  # after the data is known to be there: torch costs seconds
 
         module = importlib.import_module(f"training.{model_name.replace('-', '_')}")
-        training = module.Training(train, dev, recipe=module.Recipe(**options), workspace=WORKSPACE)
+        training = module.Training(train, dev, recipe=module.Recipe(**options), workspace=WORKSPACE, **more)
         training.run()
         training.write(output)
         model = module.load(output)

@@ -162,12 +162,12 @@ def test_hinge_is_the_paper_s() -> None:
         others = [j for j in range(6) if j != i]
         expected += max(max(0.0, 0.2 + scores[i][j] - scores[i][i]) for j in others)
         expected += max(max(0.0, 0.2 + scores[j][i] - scores[i][i]) for j in others)
-    assert hinge(images, captions, margin=0.2, temperature=0).item() == pytest.approx(expected / 6, rel=1e-5)
+    assert hinge(images @ captions.T, margin=0.2, temperature=0).item() == pytest.approx(expected / 6, rel=1e-5)
 
 
 def test_soft_hinge_becomes_the_paper_s() -> None:
     images, captions = torch.split(unit_vectors(12, 4), 6)
-    hard, *soft = (hinge(images, captions, margin=0.2, temperature=t).item() for t in (0, 0.001, 0.01, 0.1))
+    hard, *soft = (hinge(images @ captions.T, margin=0.2, temperature=t).item() for t in (0, 0.001, 0.01, 0.1))
     assert hard == pytest.approx(soft[0], abs=0.01)
     assert hard < soft[0] < soft[1] < soft[2]
 

@@ -2,7 +2,11 @@
 
 Two towers, a symmetric InfoNCE loss and a learnt temperature (Radford et al., 2021), with VSE++'s hinge over the
 hardest negative beside it. The heads of both towers are trained on what the frozen networks give; the text tower is
-rounded to float16 before, as it will be written. Training its last layers too gave nothing.
+rounded to float16 before, as it will be written. Training its last layers too gave nothing. Beside Flickr8k's pairs
+stand those of kinds of things with their names: ImageNet's classes, and what `training.world` has collected.
+
+The text tower's head is wider than one that open_clip can describe; at the end one more layer of MiniLM's kind learns
+to give what it gives (distillation: Hinton, Vinyals, Dean, 2015).
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,11 +41,18 @@ from training.loop import Loop, draw_batches, save_weights
 from training.vse import hinge
 from training.wordpiece import choose_tokens, make_tokenizer, read_tokenizer
 from training.words import unpack
+from training.world import TEMPLATES
 
 CONTEXT = 64  # tokens that the application reads
-PROJECTION, EMBEDDING = "visual.head.proj", "embeddings.word_embeddings.weight"
-SMALLEST_DEVIATION = 0.01  # one of MiniLM's 384 numbers is always the same
+PROJECTION = "visual.head.proj"
+MEAN = 30.0  # so much more than a token itself counts the mean over all tokens in the text tower's last layer
+CARRIED = 8.0  # added to the number that is always the same: so a text's length survives the first LayerNorm
+WORLD_VIEWS = 4
+SMALLEST_DEVIATION = 0.01
 TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+Kind = tuple[list[str], list[Path]]
+"""Names and pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +60,14 @@ class Recipe(loop.Recipe):
     """What the result depends on, beside the data."""
 
     epochs: int = 30
-    vocabulary: int = 16_000
+    vocabulary: int = 15_000
     dimension: int = 640
     views: int = 8
     batch: int = 2000
-    classes: int = 300  # of ImageNet, beside each batch
-    class_weight: float = 0.15
+    classes: int = 400  # of ImageNet, beside each batch
+    draws: int = 3  # from each kind of the world, beside each batch
+    spread: float = 1.2  # of the pictures of a class around their mean, by those of Flickr8k around theirs
+    kind_weight: float = 0.5
     temperature: float = 0.05  # that InfoNCE starts with
     lowest_temperature: float = 0.01
     margin: float = 0.1
@@ -61,55 +75,116 @@ class Recipe(loop.Recipe):
     rate: float = 2e-3
     warm_up: int = 20  # batches
     weight_decay: float = 0.05
-    longest_gradient: float = 5.0
-    dropout: float = 0.5  # before the image tower's layer and inside the text tower's; half of it before that
+    longest_gradient: float = 100.0
+    image_dropout: float = 0.5
+    text_dropout: float = 0.3  # inside the head; half of it before that
+    hidden: int = 1536  # units of the text tower's head
     average: float = 0.99  # decay of the moving average of the weights, which is what is kept
+    distillation_steps: int = 3000
+    distillation_batch: int = 1024
+    distillation_rate: float = 2e-3
+    noise: float = 0.2  # standard deviation of what is added to every second text, beside the mixing with another
+
+
+class Groups:
+    """Items that lie behind each other in groups.
+
+    Args:
+        sizes: the number of items in each group.
+    """
+
+    def __init__(self, sizes: list[int]) -> None:
+        self._sizes = torch.tensor(sizes, dtype=torch.long)
+        self._starts = self._sizes.cumsum(0) - self._sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def draw(self, groups: Tensor) -> Tensor:
+        """The number of an item of each of ``groups``, which are numbers of groups."""
+        return (torch.rand(len(groups)) * self._sizes[groups]).long() + self._starts[groups]
 
 
 class Standard(nn.Module):
-    """Numbers minus their mean over some examples, divided by their standard deviation."""
+    """Numbers minus their mean over some examples, divided by their standard deviation.
 
-    mean: Tensor
-    deviation: Tensor
+    One of MiniLM's numbers is the same in all texts: such a one becomes 0.
+    """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("deviation", torch.ones(width))
+        self.register_buffer("scale", torch.ones(width))
+        self.register_buffer("shift", torch.zeros(width))
 
     def fit(self, examples: Tensor) -> None:
         """Take mean and deviation of examples ``[n, width]``."""
-        self.mean.copy_(examples.mean(dim=0))
-        self.deviation.copy_(examples.std(dim=0).clamp(min=SMALLEST_DEVIATION))
+        deviation, mean = torch.std_mean(examples, dim=0)
+        same = deviation < SMALLEST_DEVIATION
+        self.scale.copy_((1 / deviation).where(~same, 0.0))
+        self.shift.copy_((-mean / deviation).where(~same, 0.0))
 
     def forward(self, numbers: Tensor) -> Tensor:
-        return (numbers - self.mean) / self.deviation
+        return numbers * self.scale + self.shift
+
+
+class TextLayer(nn.Module):
+    """The part of open_clip's model that takes the place of a `Head` for texts.
+
+    The feed-forward half of a layer of BERT's, whose attention gives it means over all tokens, and a projection.
+
+    Args:
+        layer: the layer; its parts are taken, not copied.
+        projection: to the vectors.
+        carried: what is added to the texts, ``[width]``.
+    """
+
+    def __init__(self, layer: Any, projection: nn.Linear, *, carried: Tensor) -> None:
+        super().__init__()
+        self.carried = carried
+        self.first_norm, self.last_norm = layer.attention.output.LayerNorm, layer.output.LayerNorm
+        self.up, self.down, self.projection = layer.intermediate.dense, layer.output.dense, projection
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Standardised means over the tokens' states ``[n, width]`` to unit vectors ``[n, dimension]``."""
+        states = self.first_norm(pooled + self.carried)
+        states = self.last_norm(states + self.down(F.gelu(self.up(states))))
+        return F.normalize(self.projection(states), dim=1)
 
 
 class Head(nn.Module):
-    """What is trained of open_clip's model: both towers' heads and the temperature.
+    """What is trained: the heads of both towers and the temperature.
 
     Args:
-        clip: the model; its parts are taken, not copied.
-        recipe: for the dropout.
+        clip: the model; its temperature is taken, not copied.
+        recipe: for the widths and the dropout.
     """
 
     def __init__(self, clip: Any, *, recipe: Recipe) -> None:
         super().__init__()
+        features, width = clip.visual.head.proj.in_features, clip.text.proj.in_features
+        self.standard_image, self.standard_text = Standard(features), Standard(width)
         # One linear layer for pictures: with a second one texts find no better, and pictures worse.
-        image, text, rate = clip.visual.head.proj, clip.text.proj, recipe.dropout
-        self.standard_image, self.standard_text = Standard(image.in_features), Standard(text[0].in_features)
-        self.image = nn.Sequential(nn.Dropout(rate), image)
-        self.text = nn.Sequential(nn.Dropout(rate / 2), text[0], nn.GELU(), nn.Dropout(rate), text[2])
+        self.image = nn.Sequential(nn.Dropout(recipe.image_dropout), nn.Linear(features, recipe.dimension, bias=False))
+        self.dropout = nn.Dropout(recipe.text_dropout / 2)
+        first, last = (
+            nn.Linear(width, recipe.hidden, bias=False),
+            nn.Linear(recipe.hidden, recipe.dimension, bias=False),
+        )
+        self.text = nn.Sequential(first, nn.GELU(), nn.Dropout(recipe.text_dropout), last)
+        self.linear = nn.Linear(width, recipe.dimension, bias=False)
         self.log_scale = clip.logit_scale
 
     def encode_images(self, features: Tensor) -> Tensor:
-        """Features of the CNN ``[n, features]`` to unit vectors ``[n, dimension]``."""
-        return F.normalize(self.image(self.standard_image(features)), dim=1)
+        """Standardised features of the CNN ``[n, features]`` to unit vectors ``[n, dimension]``."""
+        return F.normalize(self.image(features), dim=1)
 
     def encode_texts(self, pooled: Tensor) -> Tensor:
-        """Means over the text tower's states ``[n, width]`` to unit vectors ``[n, dimension]``."""
-        return F.normalize(self.text(self.standard_text(pooled)), dim=1)
+        """Standardised means over MiniLM's states ``[n, width]`` to unit vectors ``[n, dimension]``."""
+        pooled = self.dropout(pooled)
+        return F.normalize(self.text(pooled) + self.linear(pooled), dim=1)
 
 
 class Training(Loop):
@@ -118,6 +193,7 @@ class Training(Loop):
     Args:
         train: what to learn from.
         dev: what to choose the best epoch on.
+        world: names and pictures of kinds of things, to learn from too.
         recipe: how to learn.
         workspace: the folder for features, states and the text tower's files.
 
@@ -128,46 +204,40 @@ class Training(Loop):
     _recipe: Recipe
     _head: Head
 
-    def __init__(self, train: Split, dev: Split, *, recipe: Recipe, workspace: Path) -> None:
+    def __init__(self, train: Split, dev: Split, *, world: list[Kind], recipe: Recipe, workspace: Path) -> None:
         torch.manual_seed(recipe.seed)
-        run = train.digest(asdict(recipe))
+        pictures = [path for _, paths in world for path in paths]
+        run = train.digest(asdict(recipe), [names for names, _ in world], [str(path.resolve()) for path in pictures])
         self._text_folder = workspace / f"text-{run}"
         texts, dev_texts = ([text for texts in split.captions for text in texts] for split in (train, dev))
-        classes = [
-            [template.format(name) for name in names for template in imagenet.TEMPLATES]
-            for names in imagenet.class_names()
-        ]
-        class_texts = [text for texts in classes for text in texts]
-        self._class_sizes = torch.tensor([len(texts) for texts in classes])
-        weights = write_text_files(
-            self._text_folder, [*texts, *class_texts], size=recipe.vocabulary, minilm=workspace / "minilm"
+        kinds = [*zip(imagenet.class_names(), repeat(imagenet.TEMPLATES)), *((names, TEMPLATES) for names, _ in world)]
+        kind_texts = [template.format(name) for names, templates in kinds for name in names for template in templates]
+        self._kind_texts = Groups([len(names) * len(templates) for names, templates in kinds])
+        self._world = Groups([len(paths) for _, paths in world])
+        self._minilm = write_text_files(
+            self._text_folder, [*texts, *kind_texts], size=recipe.vocabulary, minilm=workspace / "minilm"
         )
         self._clip = make(configuration(recipe, str(self._text_folder))["model_cfg"], quick_gelu=False)
-        self._clip.text.transformer.load_state_dict(weights)
-        weights = imagenet_weights()
-        trunk = self._clip.visual.trunk
+        weights, trunk = imagenet_weights(), self._clip.visual.trunk
         trunk.load_state_dict({name: weights[name] for name in trunk.state_dict()})
         head = Head(self._clip, recipe=recipe)
-        for layer in (*head.image, *head.text):
-            if isinstance(layer, nn.Linear):
-                layer.reset_parameters()
         nn.init.constant_(head.log_scale, -math.log(recipe.temperature))
 
         frozen = prepare(copy.deepcopy(trunk))
-        self._views, dev_views = (
-            picture_features(frozen, split, views=count, workspace=workspace)
-            for split, count in ((train, recipe.views), (dev, 1))
+        views, dev_views, world_views = (
+            picture_features(frozen, paths, views=count, workspace=workspace)
+            for paths, count in ((train.pictures, recipe.views), (dev.pictures, 1), (pictures, WORLD_VIEWS))
         )
-        self._dev_features = dev_views[0]
-        self._classes = imagenet.prototypes(weights["classifier.weight"], self._views[0])
-        self._texts, self._dev_texts, self._class_texts = (
-            self._read(texts) for texts in (texts, dev_texts, class_texts)
-        )
-        head.standard_image.fit(self._views.flatten(0, 1))
-        head.standard_text.fit(self._texts)
+        standard = head.standard_image
+        standard.fit(views.flatten(0, 1))
+        self._views, self._world_features, self._dev_features = map(standard, (views, world_views, dev_views[0]))
+        self._classes = imagenet.prototypes(weights["classifier.weight"] / standard.scale, self._views[0])
+        read = self._read(texts)
+        head.standard_text.fit(read)
+        self._texts = head.standard_text(read)
+        self._dev_texts, self._kinds = (head.standard_text(self._read(texts)) for texts in (dev_texts, kind_texts))
 
-        trained = [*head.image.parameters(), *head.text.parameters(), head.log_scale]
-        optimizer = torch.optim.AdamW(trained, lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True)
         super().__init__(
             head,
             AveragedModel(head, multi_avg_fn=self._move_average),
@@ -180,9 +250,9 @@ class Training(Loop):
 
     @torch.inference_mode()
     def _read(self, texts: list[str]) -> Tensor:
-        """Means over the states that the text tower gives, float32 ``[n, width]``."""
+        """Means over the states that MiniLM gives, float32 ``[n, width]``."""
         tokens = read_tokenizer(self._text_folder)(texts, truncation=True, max_length=CONTEXT)["input_ids"]
-        tower = copy.deepcopy(self._clip.text.transformer).eval().to(FAST_TYPE)
+        tower = copy.deepcopy(self._minilm).eval().to(FAST_TYPE)
         lengths = torch.tensor([len(numbers) for numbers in tokens])
         means = torch.empty(len(texts), tower.config.hidden_size)
         with Progress("texts", total=len(texts), unit="texts") as progress:
@@ -203,23 +273,31 @@ class Training(Loop):
         return draw_batches(self._views.shape[1], self._recipe.batch)
 
     def _step(self, pictures: Tensor, captions: Tensor) -> float:
-        classes = torch.randperm(len(self._classes))[: self._recipe.classes]
         views = torch.randint(len(self._views), pictures.shape)
-        sizes = self._class_sizes
-        drawn = (torch.rand(len(classes)) * sizes[classes]).long() + (sizes.cumsum(0) - sizes)[classes]
-        images = self._head.encode_images(torch.cat([self._views[views, pictures], self._classes[classes]]))
-        numbers = pictures * CAPTIONS + captions
-        texts = self._head.encode_texts(torch.cat([self._texts[numbers], self._class_texts[drawn]]))
-        # Two losses: a picture of a dog is no negative of the word "dog".
-        parts = [len(pictures), len(classes)]
-        losses = [self._loss(*pair) for pair in zip(torch.split(images, parts), torch.split(texts, parts), strict=True)]
-        self._update(losses[0] + self._recipe.class_weight * losses[1])
-        return losses[0].item()
+        texts = self._texts[pictures * CAPTIONS + captions]
+        # Losses of their own: a picture of a dog is no negative of the word "dog".
+        loss = self._loss(self._views[views, pictures], texts, pictures)
+        self._update(loss + self._recipe.kind_weight * self._loss(*self._draw_kinds()))
+        return loss.item()
 
-    def _loss(self, images: Tensor, texts: Tensor) -> Tensor:
+    def _draw_kinds(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, pooled texts and numbers of some classes of ImageNet and of all kinds of the world."""
+        classes = torch.randperm(len(self._classes))[: self._recipe.classes]
+        views, pictures = (torch.randint(size, classes.shape) for size in self._views.shape[:2])
+        spread = self._recipe.spread * self._views[views, pictures]
+        world = torch.arange(len(self._world)).repeat(self._recipe.draws)
+        views = torch.randint(WORLD_VIEWS, world.shape)
+        features = torch.cat([self._classes[classes] + spread, self._world_features[views, self._world.draw(world)]])
+        kinds = torch.cat([classes, len(self._classes) + world])
+        return features, self._kinds[self._kind_texts.draw(kinds)], kinds
+
+    def _loss(self, features: Tensor, pooled: Tensor, owners: Tensor) -> Tensor:
+        scores = self._head.encode_images(features) @ self._head.encode_texts(pooled).T
+        apart = (owners[:, None] != owners) | torch.eye(len(owners), dtype=torch.bool)
+        scores = scores.where(apart, -1.0)
         scale = self._head.log_scale.exp().clamp(max=1 / self._recipe.lowest_temperature)
-        hardest = hinge(images, texts, margin=self._recipe.margin, temperature=0)
-        return info_nce(images, texts, scale) + self._recipe.hinge_weight * hardest
+        hardest = hinge(scores, margin=self._recipe.margin, temperature=0)
+        return info_nce(scores, scale) + self._recipe.hinge_weight * hardest
 
     def _dev_vectors(self) -> tuple[Tensor, Tensor]:
         head = cast(Head, self._average.module)
@@ -232,14 +310,52 @@ class Training(Loop):
             shutil.copyfile(self._text_folder / name, folder / name)
         content = json.dumps(configuration(self._recipe, "."), indent=2)
         (folder / "open_clip_config.json").write_text(content + "\n", encoding="utf-8")
-        weights = self._clip.state_dict()
         image, text = self._head.standard_image, self._head.standard_text
-        weights[f"{PROJECTION}.weight"] = weights[f"{PROJECTION}.weight"] / image.deviation
-        weights[f"{PROJECTION}.bias"] = weights[f"{PROJECTION}.bias"] - weights[f"{PROJECTION}.weight"] @ image.mean
-        last = f"text.transformer.encoder.layer.{len(self._clip.text.transformer.encoder.layer) - 1}.output.LayerNorm"
-        weights[f"{last}.weight"] = weights[f"{last}.weight"] / text.deviation
-        weights[f"{last}.bias"] = (weights[f"{last}.bias"] - text.mean) / text.deviation
+        transformer = self._clip.text.transformer
+        carried = CARRIED * (text.scale == 0)
+        self._distil(TextLayer(transformer.encoder.layer[-1], self._clip.text.proj, carried=carried))
+        transformer.load_state_dict(self._minilm.state_dict(), strict=False)
+        *_, last, new = transformer.encoder.layer
+        with torch.no_grad():
+            last.output.LayerNorm.weight.mul_(text.scale)
+            last.output.LayerNorm.bias.mul_(text.scale).add_(text.shift + carried)
+            average(new.attention)
+        weights = self._clip.state_dict()
+        matrix = cast(Tensor, self._head.image[1].weight)
+        weights |= {f"{PROJECTION}.weight": matrix * image.scale, f"{PROJECTION}.bias": matrix @ image.shift}
         save_weights(weights, folder / WEIGHTS[0])
+
+    def _distil(self, layer: TextLayer) -> None:
+        """Teach a layer to give the vectors that the head gives, for the texts of the training and between them."""
+        recipe, head, texts = self._recipe, self._head.eval(), torch.cat([self._texts, self._kinds])
+        torch.manual_seed(recipe.seed)
+        for linear in (layer.up, layer.down, layer.projection):
+            linear.reset_parameters()
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=recipe.distillation_rate, weight_decay=0, fused=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.distillation_steps)
+        with Progress("distillation", total=recipe.distillation_steps, unit="batches") as progress:
+            for _ in range(recipe.distillation_steps):
+                batch, other = texts[torch.randint(len(texts), (2, recipe.distillation_batch))]
+                share = torch.rand(len(batch), 1) * 0.5
+                batch = batch.lerp(other, share * (torch.rand_like(share) < 0.6))
+                batch = batch + recipe.noise * torch.randn_like(batch) * (torch.rand_like(share) < 0.5)
+                with torch.no_grad():
+                    wanted = head.encode_texts(batch)
+                loss = 1 - (layer(batch) * wanted).sum(dim=1).mean()
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                optimizer.step()
+                schedule.step()
+                progress.advance()
+
+
+def average(attention: Any) -> None:
+    """Let BERT's attention give every token the mean over all, so large that the token itself is no more seen."""
+    for layer in (attention.self.query, attention.self.key, attention.self.value, attention.output.dense):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    nn.init.eye_(attention.self.value.weight)
+    nn.init.eye_(attention.output.dense.weight).mul_(MEAN)
 
 
 def load(folder: Path) -> ClipModel:
@@ -247,16 +363,15 @@ def load(folder: Path) -> ClipModel:
     return ClipModel("", str(folder), image=True, text=True, name="clip-small")
 
 
-def info_nce(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+def info_nce(scores: Tensor, scale: Tensor) -> Tensor:
     """The loss of CLIP: each picture must tell its text from all others, and each text its picture.
 
     Args:
-        images: unit vectors ``[n, d]``.
-        texts: unit vectors ``[n, d]``, those of the same row belong together.
+        scores: cosines of pictures and texts ``[n, n]``, those of pairs on the diagonal.
         scale: one number, the reciprocal of the temperature.
     """
-    scores, right = scale * images @ texts.T, torch.arange(len(images))
-    return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
+    right = torch.arange(len(scores))
+    return (F.cross_entropy(scale * scores, right) + F.cross_entropy(scale * scores.T, right)) / 2
 
 
 def rate_factor(recipe: Recipe, *, pictures: int) -> Callable[[int], float]:
@@ -269,7 +384,12 @@ def configuration(recipe: Recipe, text: str) -> dict[str, Any]:
     """What open_clip calls the model; ``text`` is the folder of the text tower's files."""
     image = {"timm_model_name": NAME, "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": "linear"}
     image |= {"timm_proj_bias": True, "image_size": PREPROCESSING.size}
-    words = {"hf_model_name": text, "hf_tokenizer_name": text, "hf_pooler_type": "mean_pooler", "hf_proj_type": "mlp"}
+    words = {
+        "hf_model_name": text,
+        "hf_tokenizer_name": text,
+        "hf_pooler_type": "mean_pooler",
+        "hf_proj_type": "linear",
+    }
     preprocessing: dict[str, Any] = {"mean": PREPROCESSING.mean, "std": PREPROCESSING.std}
     preprocessing |= {"interpolation": PREPROCESSING.interpolation, "resize_mode": PREPROCESSING.mode}
     model = {
@@ -280,11 +400,13 @@ def configuration(recipe: Recipe, text: str) -> dict[str, Any]:
     return {"model_cfg": model, "preprocess_cfg": preprocessing}
 
 
-def write_text_files(folder: Path, texts: list[str], *, size: int, minilm: Path) -> dict[str, Tensor]:
-    """Write configuration and tokeniser of a MiniLM with ``size`` tokens, those of the texts among them.
+def write_text_files(folder: Path, texts: list[str], *, size: int, minilm: Path) -> Any:
+    """Write tokeniser and configuration of a MiniLM with ``size`` tokens, those of the texts among them.
+
+    In the configuration stands one layer more: the one that is trained.
 
     Returns:
-        Its weights, matrices rounded to float16.
+        MiniLM with these tokens, its matrices rounded to float16.
 
     Raises:
         ModelError: MiniLM's package is not installed.
@@ -295,8 +417,14 @@ def write_text_files(folder: Path, texts: list[str], *, size: int, minilm: Path)
     numbers = {number for tokens in tokenizer(texts)["input_ids"] for number in tokens}
     tokens = choose_tokens(vocabulary, tokenizer.convert_ids_to_tokens(sorted(numbers)), size=size)
     make_tokenizer(tokens).save_pretrained(folder)
+    bert.pooler = None
     bert.config.vocab_size = len(tokens)
-    bert.config.save_pretrained(folder)
-    weights = {name: tensor for name, tensor in bert.state_dict().items() if not name.startswith("pooler.")}
-    weights[EMBEDDING] = weights[EMBEDDING][[vocabulary[token] for token in tokens]]
-    return {name: tensor.half().float() if tensor.dim() > 1 else tensor for name, tensor in weights.items()}
+    embeddings = bert.get_input_embeddings().weight[[vocabulary[token] for token in tokens]]
+    bert.set_input_embeddings(nn.Embedding(len(embeddings), embeddings.shape[1], _weight=embeddings.detach()))
+    for tensor in bert.parameters():
+        if tensor.dim() > 1:
+            tensor.data = tensor.half().float()
+    config = copy.deepcopy(bert.config)
+    config.num_hidden_layers += 1
+    config.save_pretrained(folder)
+    return bert

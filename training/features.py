@@ -27,10 +27,10 @@ RATIOS = (3 / 4, 4 / 3)  # of a random crop's width to its height, seen from the
 Frozen = Callable[[Tensor], Tensor]
 
 
-def picture_features(frozen: Frozen, split: Split, *, views: int, workspace: Path) -> Tensor:
+def picture_features(frozen: Frozen, pictures: list[Path], *, views: int, workspace: Path) -> Tensor:
     """EfficientNet's of each picture, float32 ``[views, pictures, features]``, from the cache if they are there."""
-    folder = workspace / f"features-{split.digest()}"
-    arrays = cached_features(frozen, split.pictures, views=views, preprocessing=PREPROCESSING, folder=folder)
+    folder = workspace / f"features-{Split(pictures, []).digest()}"
+    arrays = cached_features(frozen, pictures, views=views, preprocessing=PREPROCESSING, folder=folder)
     return torch.from_numpy(np.stack(arrays)).float()
 
 

@@ -97,7 +97,7 @@ class Training(Loop):
         self._image.cnn.load_state_dict({name: weights[name] for name in self._image.cnn.state_dict()})
         frozen = prepare(copy.deepcopy(self._image.cnn))
         views, dev_features = (
-            picture_features(frozen, split, views=count, workspace=workspace)
+            picture_features(frozen, split.pictures, views=count, workspace=workspace)
             for split, count in ((train, recipe.views), (dev, 1))
         )
         self._image.centre.copy_(views.mean(dim=(0, 1)))
@@ -140,7 +140,7 @@ class Training(Loop):
     def _loss(self, images: Tensor, captions: Tensor) -> Tensor:
         hard = self._epoch >= self._recipe.epochs - self._recipe.hard_epochs
         temperature = 0 if hard else self._recipe.temperature
-        return hinge(images, captions, margin=self._recipe.margin, temperature=temperature)
+        return hinge(images @ captions.T, margin=self._recipe.margin, temperature=temperature)
 
     def _class_caption(self, number: int) -> list[int]:
         return self._vocabulary.encode(
@@ -180,16 +180,14 @@ def load(folder: Path) -> VseModel:
     return VseModel.load_own(folder)
 
 
-def hinge(images: Tensor, captions: Tensor, *, margin: float, temperature: float) -> Tensor:
+def hinge(scores: Tensor, *, margin: float, temperature: float) -> Tensor:
     """The loss of VSE++ (equation 6 of the paper), a hinge over the hardest negative; soft if the temperature is not 0.
 
     The soft maximum, ``t log sum exp(x / t)``, lets all near negatives count and becomes the hard one at temperature 0.
 
     Args:
-        images: unit vectors ``[n, d]``.
-        captions: unit vectors ``[n, d]``, those of the same row belong together.
+        scores: cosines of pictures and captions ``[n, n]``, those of pairs on the diagonal.
     """
-    scores = images @ captions.T
     right = scores.diagonal()
     itself = torch.eye(len(scores), dtype=torch.bool)  # its 0 is the hinge: what is under it does not count
     for_images = (margin + scores - right[:, None]).masked_fill(itself, 0)
