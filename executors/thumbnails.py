@@ -34,7 +34,7 @@ class Thumbnails:
             PictureError: the picture cannot be decoded.
         """
         path = self._path(id_)
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             if data := path.read_bytes():  # a power failure may leave an empty file
                 return data
         data = thumbnail(picture(), SIDE)
@@ -44,7 +44,8 @@ class Thumbnails:
             unfinished.write_bytes(data)
             unfinished.replace(path)  # under this name it is whole or not there
         except OSError:  # a full disk is no reason not to show it
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink()
         return data
 
     def remove(self, ids: Iterable[str]) -> None:
