@@ -40,9 +40,11 @@ class Loader(Executor):
         return docs
 
     def _load(self, doc: Document) -> None:
+        if doc.error:
+            return
         try:
             data = read(doc.uri, self.root)
-            doc.mime_type = inspect(data)
+            doc.mime_type = inspect(data).mime_type
             doc.data = np.frombuffer(data, np.uint8)
         except PictureError as error:
             doc.error = str(error)
