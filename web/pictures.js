@@ -1,0 +1,58 @@
+// A person's own pictures, kept as long as the page is open: an address holds their names, but cannot hold them.
+
+const MAX_BYTES = 50 * 2 ** 20; // as the server
+const AT_ONCE = 8;
+const STORED = /^[0-9a-f]{40}$/;
+
+const kept = new Map();
+
+/**
+ * Keep those of the files that can be asked with.
+ * @returns {{names: string[], refused: string[]}} names for queries, and sentences about the other files
+ */
+export async function keep(files) {
+  const names = [];
+  const refused = [];
+  for (const file of files) {
+    if (!file.type.startsWith("image/")) refused.push(`“${file.name}” is not a picture.`);
+    else if (file.size > MAX_BYTES) refused.push(`“${file.name}” is larger than ${MAX_BYTES / 2 ** 20} MB.`);
+    else if (names.length < AT_ONCE) await add(file).then((name) => names.push(name), (error) => refused.push(error.message));
+    else refused.push(`“${file.name}” was left out: ${AT_ONCE} pictures can be asked with at once.`);
+  }
+  return { names, refused };
+}
+
+async function add(file) {
+  const name = `own-${Date.now().toString(36)}-${kept.size}`; // never one that an older page gave
+  kept.set(name, { uri: await read(file), preview: URL.createObjectURL(file) });
+  return name;
+}
+
+function read(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(new Error(`“${file.name}” cannot be read.`));
+    reader.readAsDataURL(file);
+  });
+}
+
+/** Whether a name is that of a picture of the person's own, not of a stored one. */
+export function isOwn(name) {
+  return !STORED.test(name);
+}
+
+/** Where a picture can be seen in small. */
+export function preview(name) {
+  return isOwn(name) ? (kept.get(name)?.preview ?? "/web/picture.svg") : `/thumbnails/${name}`;
+}
+
+/** Whether a picture can be asked with: of an address from elsewhere, the person's own cannot. */
+export function isHere(name) {
+  return !isOwn(name) || kept.has(name);
+}
+
+/** What stands for a picture in a request. */
+export function uri(name) {
+  return isOwn(name) ? kept.get(name).uri : `/images/${name}`;
+}
