@@ -47,6 +47,12 @@ class Document(BaseDoc):
     mime_type: str = ""
     text: str = ""
     """A text, or the caption that a picture is shown with."""
+    query: str = ""
+    """Of a part of a query: the id of the query. Parts have ids of their own, and travel in one request."""
+    part: int = 0
+    """Of a part of a query: its place among the parts, from 1 on."""
+    weight: float = 1.0
+    """Of a part of a query: how much its vector counts; negative: the answers are to be unlike it."""
     tags: Dict[str, str] = {}
     """``id`` as in the original, a picture's SHA-1 or a caption itself; ``picture`` and ``path``: its origin."""
     data: Array = None

@@ -1,8 +1,7 @@
 """Box ``gateway`` over HTTP: what a browser with Jina Box, a script or a person's own program talks to."""
 
-import re
 from pathlib import Path
-from typing import Any, Awaitable, Callable, Dict, List, Optional
+from typing import Any, Awaitable, Callable, Dict, List, Optional, Set
 
 from docarray import DocList
 from fastapi import FastAPI, Request, Response
@@ -15,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from executors import VERSION, protocol
 from executors.document import IMAGE, TEXT, Document, Match, is_held
-from executors.protocol import MAX_TOP_K, IndexRequest, SearchRequest
+from executors.schema import MAX_TOP_K, IndexRequest, SearchRequest, place
 from executors.vector_indexer import DEFAULT_TOP_K
 
 HOW_TO_INDEX = "nothing is indexed yet: run `python app.py -t index -d toy`, or `-d` with a folder of pictures"
@@ -26,7 +25,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_PICTURE_ADDRESS = re.compile(r"(?:https?://(?P<host>[^/]+))?/images/(?P<id>[0-9a-f]{40})")
 
 
 class RequestError(Exception):
@@ -80,7 +78,10 @@ class HTTPGateway(FastAPIBaseGateway):
         @app.get("/images/{picture}", response_class=Response)
         async def image(picture: str) -> Response:
             """A stored picture by its id. It is named by its content, so that it may be cached for ever."""
-            doc = await self.picture(picture)
+            found = await self.pictures({picture})
+            if picture not in found:
+                raise RequestError(404, protocol.no_picture(picture))
+            doc = found[picture]
             headers = {"Cache-Control": "public, max-age=31536000, immutable"}
             return Response(doc.data.tobytes(), media_type=doc.mime_type, headers=headers)
 
@@ -125,14 +126,11 @@ class HTTPGateway(FastAPIBaseGateway):
         ask = [Document(id=kind, modality=kind, target=kind) for kind in (IMAGE, TEXT)]
         return [report for doc in await self.post("/status", ask) for report in doc.matches]
 
-    async def picture(self, id_: str) -> Document:
-        """A stored picture with its ``data``."""
-        ask = Document(id=id_, modality=IMAGE, target=IMAGE)
-        docs = await self.post("/picture", [ask], executor="image_kv_indexer|join_all")
-        for doc in docs:
-            if doc.data is not None:  # the branches that were not asked hand back the question
-                return doc
-        raise RequestError(404, f"there is no picture {id_[:80]!r} here")
+    async def pictures(self, ids: Set[str]) -> Dict[str, Document]:
+        """Those of some pictures that are stored, by their ids, with their ``data``."""
+        ask = [Document(id=id_, modality=IMAGE, target=IMAGE) for id_ in ids]
+        docs = await self.post("/picture", ask, executor="image_kv_indexer|join_all") if ask else []
+        return {doc.id: doc for doc in docs if doc.data is not None}  # the branches not asked hand back the question
 
     async def index(self, body: IndexRequest) -> JSONResponse:
         """Index what is not there yet, and say of each item what became of it."""
@@ -164,9 +162,16 @@ class HTTPGateway(FastAPIBaseGateway):
             raise RequestError(404, "this Flow only indexes: start the one that answers with `python app.py -t query`")
         asked = body.parameters.top_k or body.top_k or DEFAULT_TOP_K
         parameters = {"top_k": min(asked, MAX_TOP_K), "data_uri": body.parameters.data_uri}
-        queries = [await self._query(number, query, body, request) for number, query in enumerate(body.data)]
-        found = {doc.id: doc for doc in await self.post("/search", queries, parameters)}
-        docs = [found[query.id] for query in queries]
+        docs = [
+            doc
+            for number, query in enumerate(body.data)
+            for doc in protocol.query_documents(
+                str(number), query, target=body.parameters.target, host=request.url.netloc
+            )
+        ]
+        await self._fetch(docs, request.url.netloc)
+        found = {doc.id: doc for doc in await self.post("/search", docs, parameters)}
+        docs = [found[str(number)] for number in range(len(body.data))]
         errors = [f"query {number}: {doc.error}" for number, doc in enumerate(docs, 1) if doc.error]
         if len(errors) < len(docs) and not any(doc.matches for doc in docs):
             raise RequestError(404, await self._why_nothing(docs))
@@ -176,20 +181,17 @@ class HTTPGateway(FastAPIBaseGateway):
         status, answer = protocol.answer(answers, errors, notes)
         return JSONResponse(answer, status)
 
-    async def _query(self, number: int, query: str, body: SearchRequest, request: Request) -> Document:
-        uri = query if protocol.is_data_uri(query) else ""
-        address = _PICTURE_ADDRESS.fullmatch(query)
-        if address and address["host"] in (None, request.url.netloc):
-            doc = await self.picture(address["id"])
-            uri = protocol.data_uri(doc.mime_type, doc.data.tobytes())
-        modality, target = (IMAGE, TEXT) if uri else (TEXT, IMAGE)
-        return Document(
-            id=str(number),
-            modality=modality,
-            target=body.parameters.target or target,
-            uri=uri,
-            text="" if uri else query,
-        )
+    async def _fetch(self, docs: List[Document], host: str) -> None:
+        """Put the pictures of this server that queries name by their addresses in the place of these."""
+        ids = {doc.id: id_ for doc in docs if (id_ := protocol.stored_picture(doc.uri, host))}
+        stored = await self.pictures(set(ids.values()))
+        if ids and not stored and len(ids) == len(docs):
+            raise RequestError(404, protocol.no_picture(ids[docs[0].id]))
+        for doc in docs:
+            if doc.id in ids:
+                picture = stored.get(ids[doc.id])
+                doc.uri = protocol.data_uri(picture.mime_type, picture.data.tobytes()) if picture else ""
+                doc.error = "" if picture else protocol.no_picture(ids[doc.id])
 
     async def _why_nothing(self, docs: List[Document]) -> str:
         counts = protocol.summary(await self.reports())
@@ -215,7 +217,7 @@ async def _refuse(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):
         return JSONResponse(protocol.refusal(str(error.detail)), error.status_code)
     if isinstance(error, RequestValidationError):
-        wrong = [f"{'.'.join(str(part) for part in one['loc'][1:])}: {one['msg']}" for one in error.errors()]
+        wrong = [f"{place(one)}: {one['msg']}" for one in error.errors()]
         return JSONResponse(protocol.refusal("; ".join(wrong)), 422)
     return JSONResponse(protocol.refusal(f"an error of the server: {_first_line(error)}"), 500)
 

@@ -40,6 +40,8 @@ class Loader(Executor):
         return docs
 
     def _load(self, doc: Document) -> None:
+        if doc.error:
+            return
         try:
             data = read(doc.uri, self.root)
             doc.mime_type = inspect(data)

@@ -8,6 +8,7 @@ from jina import requests
 
 from executors.document import Document, Match, source
 from executors.indexer import Indexer
+from executors.query import combine
 from storage.store import Record
 from storage.vectors import VectorIndex
 
@@ -29,9 +30,10 @@ class VectorIndexer(Indexer):
     @requests(on="/search")
     def search(self, docs: DocList[Document], parameters: Dict[str, Any], **_: Any) -> DocList[Document]:
         """Put the ``top_k`` nearest of this shard into ``matches``, nearest first."""
-        queries = [doc for doc in docs if not doc.error]
-        for model in {doc.model for doc in queries} if len(self.store) else ():
+        for model in {doc.model for doc in docs if not doc.error} if len(self.store) else ():
             self.store.require_model(model)
+        docs = combine(docs)
+        queries = [doc for doc in docs if not doc.error]
         if queries:
             vectors = np.stack([doc.embedding for doc in queries])
             found = self.vectors.search(vectors, int(parameters.get("top_k", DEFAULT_TOP_K)))

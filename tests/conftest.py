@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from hashlib import sha1
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.error import HTTPError
@@ -26,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 COLOURS = ("red", "lime", "blue", "yellow", "white", "magenta")
 SPLITS = {"train": 24, "dev": 8, "test": 8}
 WORDS = ("red", "green", "blue", "dark", "bright", "square")
+UNKNOWN = "0" * 40
+"""The id of no picture."""
 PATIENCE = 180.0
 """Seconds after which whatever is waited for is given up; on a busy machine a Flow starts slowly."""
 _SETTINGS = ("JINA_", "CLIP_", "VSE_")
@@ -82,6 +88,14 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Indexed:
     folder = paint(tmp_path_factory.mktemp("pictures"), {f"{colour}.png": colour for colour in COLOURS})
     workspace = tmp_path_factory.mktemp("index") / "workspace"
     return Indexed(folder, workspace, run("app.py", "-t", "index", "-d", folder, "-m", "vse", workspace=workspace))
+
+
+@pytest.fixture(scope="module")
+def searching(indexed: Indexed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A query server on a copy of the index. Tests add to it, but nothing that is near to ``COLOURS``."""
+    workspace = shutil.copytree(indexed.workspace, tmp_path_factory.mktemp("searching") / "workspace")
+    with server(workspace) as running:
+        yield running
 
 
 def paint(folder: Path, colours: Mapping[str, str], caption: str = "{} square") -> Path:
@@ -226,7 +240,7 @@ class Server(NamedTuple):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return _fetch(Request(self.url + path, data, {"Content-Type": "application/json"}))
 
-    def search(self, *queries: str, **fields: object) -> list[list[dict[str, Any]]]:
+    def search(self, *queries: object, **fields: object) -> list[list[dict[str, Any]]]:
         """The matches of each query."""
         answer = self.post("/search", {"data": queries, **fields})
         assert answer.status == 200, answer.body
@@ -250,6 +264,39 @@ def server(workspace: Path, *options: str, **environment: Any) -> Iterator[Serve
         first = running.stdout.readline()
         assert f"localhost:{port}" in first, f"{first}{running.stderr.read() if running.stderr else ''}"
         yield Server(port, running)
+
+
+def picture(colour: str, kind: str = "PNG") -> str:
+    """A picture of one colour as a data URI."""
+    file = BytesIO()
+    Image.new("RGB", (9, 7), colour).save(file, kind)
+    return f"data:image/{kind.lower()};base64,{b64encode(file.getvalue()).decode()}"
+
+
+def truncated_picture() -> str:
+    """A JPEG as a data URI, the second half of which is missing."""
+    file = BytesIO()
+    Image.fromarray(np.random.default_rng(5).integers(0, 255, (64, 64, 3), np.uint8)).save(file, "JPEG")
+    return f"data:image/jpeg;base64,{b64encode(file.getvalue()[: len(file.getvalue()) // 2]).decode()}"
+
+
+def stored_id(indexed: Indexed, colour: str) -> str:
+    """The id of the picture of a colour."""
+    return sha1((indexed.folder / f"{colour}.png").read_bytes()).hexdigest()
+
+
+def assert_refused(answer: Any, status: int, *words: str) -> None:
+    """An HTTP error with a body that Jina Box understands."""
+    assert answer.status == status
+    body = answer.body
+    assert body["data"] == {"docs": []}
+    assert body["search"] == {"docs": []}
+    assert body["status"]["code"] == "ERROR"
+    description = body["status"]["description"]
+    assert description
+    assert "\n" not in description
+    for word in words:
+        assert word in description
 
 
 def free_port() -> int:

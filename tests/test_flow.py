@@ -6,79 +6,38 @@ import os
 import shutil
 import signal
 import socket
-from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from base64 import b64decode
 from hashlib import sha1
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests.conftest import (
     COLOURS,
     PATIENCE,
+    UNKNOWN,
     Indexed,
     Server,
+    assert_refused,
     free_port,
     held,
     members,
     paint,
+    picture,
     run,
     server,
+    stored_id,
     taken_port,
+    truncated_picture,
     unit,
     wait_until,
 )
-
-UNKNOWN = "0" * 40
-
-
-@pytest.fixture(scope="module")
-def searching(indexed: Indexed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A query server on a copy of the index. Tests add to it, but nothing that is near to ``COLOURS``."""
-    workspace = shutil.copytree(indexed.workspace, tmp_path_factory.mktemp("searching") / "workspace")
-    with server(workspace) as running:
-        yield running
 
 
 @pytest.fixture
 def own(indexed: Indexed, tmp_path: Path) -> Path:
     """A copy of the index for one test."""
     return shutil.copytree(indexed.workspace, tmp_path / "workspace")
-
-
-def picture(colour: str, kind: str = "PNG") -> str:
-    """A picture of one colour as a data URI."""
-    file = BytesIO()
-    Image.new("RGB", (9, 7), colour).save(file, kind)
-    return f"data:image/{kind.lower()};base64,{b64encode(file.getvalue()).decode()}"
-
-
-def truncated_picture() -> str:
-    file = BytesIO()
-    Image.fromarray(np.random.default_rng(5).integers(0, 255, (64, 64, 3), np.uint8)).save(file, "JPEG")
-    return f"data:image/jpeg;base64,{b64encode(file.getvalue()[: len(file.getvalue()) // 2]).decode()}"
-
-
-def stored_id(indexed: Indexed, colour: str) -> str:
-    return sha1((indexed.folder / f"{colour}.png").read_bytes()).hexdigest()
-
-
-def assert_refused(answer: Any, status: int, *words: str) -> None:
-    """An HTTP error with a body that Jina Box understands."""
-    assert answer.status == status
-    body = answer.body
-    assert body["data"] == {"docs": []}
-    assert body["search"] == {"docs": []}
-    assert body["status"]["code"] == "ERROR"
-    description = body["status"]["description"]
-    assert description
-    assert "\n" not in description
-    for word in words:
-        assert word in description
 
 
 # ------------------------------------------------------------------------------------------------------- indexing

@@ -1,0 +1,202 @@
+"""The JSON bodies of the HTTP gateway: what may be asked and what is answered, as the OpenAPI page describes it."""
+
+from typing import Annotated, Any, Dict, List, Optional, Union
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from executors.document import IMAGE, TEXT
+
+MAX_TOP_K = 1000
+MAX_QUERIES = 256
+"""Queries in one request, and parts of all of them together."""
+MAX_PARTS = 16
+"""Parts of one query."""
+MAX_ITEMS = 256
+"""Items to index in one request."""
+MAX_TEXT = 10_000
+"""Characters of a text."""
+MAX_WEIGHT = 10
+TAGS = {"a text", "an object", "a list"}
+"""Names that pydantic gives to the shapes of an item; they are in the places of its errors."""
+
+
+def is_data_uri(text: str) -> bool:
+    """Whether a query or an item is a picture rather than a text."""
+    return text[:5].lower() == "data:"
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON can spell half a character, which nothing behind the gateway could send on
+        raise PydanticCustomError("text", "not a text: it has half a character in it") from None
+    return text
+
+
+def _short(text: str) -> str:
+    if len(text) > MAX_TEXT:
+        raise PydanticCustomError("text", "a text of more than {most} characters", {"most": MAX_TEXT})
+    return text
+
+
+def _short_or_picture(text: str) -> str:
+    return text if is_data_uri(text) else _short(text)
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+
+def _shape(item: Any) -> Optional[str]:
+    """The tag of the shape that an item is checked as; ``None``: it has no known one."""
+    shapes = ((str, "a text"), ((dict, BaseModel), "an object"), (list, "a list"))
+    return next((tag for types, tag in shapes if isinstance(item, types)), None)
+
+
+class QueryPart(BaseModel):
+    """A text or a picture that asks, alone or with others."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"text": "in the snow", "weight": 0.7}, {"image": f"/images/{'6a5e' * 10}"}]},
+    )
+    text: Optional[Annotated[Text, AfterValidator(_short)]] = Field(
+        None, description=f"a text, of at most {MAX_TEXT} characters"
+    )
+    image: Optional[Text] = Field(
+        None, description="a picture, as a base64 `data:` URI or the address of one on this server, `/images/<id>`"
+    )
+    weight: float = Field(
+        1.0,
+        strict=True,
+        ge=-MAX_WEIGHT,
+        le=MAX_WEIGHT,
+        allow_inf_nan=False,
+        description="how much it counts beside the other parts; negative: to be avoided; not 0",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_object(cls, part: Any) -> Any:
+        if not isinstance(part, (dict, QueryPart)):
+            raise PydanticCustomError("query_part", "a part is an object with `text` or `image`")
+        return part
+
+    @field_validator("weight")
+    @classmethod
+    def _counts(cls, weight: float) -> float:
+        if weight == 0:
+            raise PydanticCustomError("weight", "a weight of 0 says nothing: leave the part out")
+        return weight
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> "QueryPart":
+        if (self.text is None) == (self.image is None):
+            raise PydanticCustomError("query_part", "give either `text` or `image`")
+        return self
+
+
+def _has_direction(query: Union[QueryPart, List[QueryPart]]) -> Union[QueryPart, List[QueryPart]]:
+    if all(part.weight < 0 for part in (query if isinstance(query, list) else [query])):
+        raise PydanticCustomError("weight", "one weight at least must be positive: everything cannot be avoided")
+    return query
+
+
+Query = Annotated[
+    Union[
+        Annotated[Text, AfterValidator(_short_or_picture), Tag("a text")],
+        Annotated[QueryPart, AfterValidator(_has_direction), Tag("an object")],
+        Annotated[
+            List[QueryPart],
+            Field(min_length=1, max_length=MAX_PARTS),
+            AfterValidator(_has_direction),
+            Tag("a list"),
+        ],
+    ],
+    Discriminator(
+        _shape,
+        custom_error_type="query",
+        custom_error_message="a query is a text, an object with `text` or `image`, or a list of such objects",
+    ),
+]
+
+
+class Parameters(BaseModel):
+    """Settings of a search, all optional."""
+
+    top_k: Optional[int] = Field(None, gt=0, description=f"matches for each query; at most {MAX_TOP_K} are given")
+    target: Optional[str] = Field(
+        None,
+        pattern=f"^({IMAGE}|{TEXT})$",
+        description="what to find; by default a query with a text finds pictures, one of pictures alone finds texts",
+    )
+    data_uri: bool = Field(False, description="give pictures as `data:` URIs instead of addresses on this server")
+
+
+class SearchRequest(BaseModel):
+    """Queries, each answered by itself. Other fields are allowed and ignored."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"data": ["a cat", "a cup of coffee"], "parameters": {"top_k": 3}},
+                {
+                    "data": [
+                        [
+                            {"image": f"/images/{'6a5e' * 10}"},
+                            {"text": "in the snow", "weight": 0.7},
+                            {"text": "a dog", "weight": -0.5},
+                        ]
+                    ]
+                },
+            ]
+        }
+    )
+    data: List[Query] = Field(
+        min_length=1,
+        max_length=MAX_QUERIES,
+        description="queries: texts, pictures as base64 `data:` URIs, or addresses of pictures on this server; objects "
+        "of one of these; or lists of such objects, which make one query together: their vectors, of unit length, are "
+        "multiplied by their weights and added up",
+    )
+    top_k: Optional[int] = Field(None, gt=0, description="as in `parameters`, which wins")
+    parameters: Parameters = Parameters()
+
+    @model_validator(mode="after")
+    def _has_few_parts(self) -> "SearchRequest":
+        if sum(len(query) if isinstance(query, list) else 1 for query in self.data) > MAX_QUERIES:
+            raise PydanticCustomError("data", "data: more than {most} parts in all queries", {"most": MAX_QUERIES})
+        return self
+
+
+class Pair(BaseModel):
+    """A picture with its caption."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: Text = Field(description="the picture as a base64 `data:` URI")
+    text: Text = Field(min_length=1, description="its caption")
+
+
+Item = Annotated[
+    Union[Annotated[Text, Tag("a text")], Annotated[Pair, Tag("an object")]],
+    Discriminator(
+        _shape,
+        custom_error_type="item",
+        custom_error_message="an item is a text, a `data:` URI, or an object with `image` and `text`",
+    ),
+]
+
+
+class IndexRequest(BaseModel):
+    """What to add to the index."""
+
+    data: List[Item] = Field(
+        min_length=1,
+        max_length=MAX_ITEMS,
+        description="texts, pictures as base64 `data:` URIs, or pictures with their captions",
+    )
+
+
+def place(error: Dict[str, Any]) -> str:
+    """Where in a request's body pydantic found an error: names and numbers, joined by dots."""
+    return ".".join(str(part) for part in error["loc"][1:] if part not in TAGS)
