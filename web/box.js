@@ -22,7 +22,7 @@ const ACTS_AS_BUTTON = ".jina-result, .jina-results-action-button, .jina-results
  */
 export function connect(bar, ask, take) {
   const { searchInput: input, searchIcon: icon, contentContainer: panel } = bar;
-  const { search, showError, clearExpander } = bar;
+  const { search, showError } = bar;
   window.JinaBox.init("/search", { timeout: 30_000 });
 
   const close = () => {
@@ -36,9 +36,12 @@ export function connect(bar, ask, take) {
     else ask(input.value.trim());
   };
   bar.clearExpander = () => {
-    const words = input.value; // which Jina Box would remove
-    clearExpander();
-    input.value = words;
+    // Jina Box's own empties the input too, and the panel a second time, when it may be open again.
+    bar.clearMedia();
+    bar.clearContentContainer();
+    bar.dragCounter = 0;
+    bar.highlighted = false;
+    input.classList.remove("jina-highlighted");
   };
   bar.showError = (message) => {
     bar.clearMedia(); // a live search would go on

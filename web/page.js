@@ -11,7 +11,7 @@ import { get, post, sentence } from "./server.js";
 const TITLE = document.title;
 const HINT = "Describe a picture, or add one: with the button, by drag and drop, or paste it.";
 const OWN_HINT = "An address cannot hold your own picture: whoever opens it has to add the picture again.";
-const LOST = "This search was made with a person’s own picture, which an address cannot hold. Add it again, or search with words.";
+const LOST = "This search was made with a picture of somebody's own, which an address cannot hold. Add it again, or search with words.";
 const FROM_ELSEWHERE = "This picture came as an address on another site, from which nothing is fetched. Save it and drop the file, or copy it and paste it here.";
 const REMEMBERED = 20;
 
@@ -80,8 +80,9 @@ function showAgain() {
 // ----------------------------------------------------------------------------------------------------- answers
 
 async function arrival(signal) {
-  const [, samples] = await Promise.all([tell(signal), get("/samples", signal)]);
-  if (!index.pictures && !index.captions) {
+  tell(signal);
+  const samples = await get("/samples", signal);
+  if (!samples.pictures.length && !samples.captions.length) {
     throw new Error("Nothing is indexed yet. Run `python app.py -t index -d toy`, or name a folder of pictures after `-d`.");
   }
   const drawn = [element("h2", { tabindex: -1 }, "Find pictures with words, and words with pictures")];
@@ -100,18 +101,25 @@ async function answer(query, signal) {
   const captions = query.find === "captions";
   const stored = query.pictures.map((name) => captions && !isOwn(name) && get(`/images/${name}/captions`, signal));
   const search = post("/search", body(query, query.pictures.map(uri)), signal);
-  const [{ data }, ...own] = await Promise.all([search, ...stored, index.model === undefined && tell(signal)]);
+  if (index.model === undefined) tell(signal);
+  const [{ data }, ...own] = await Promise.all([search, ...stored]);
+  // A picture is always most like itself.
+  for (const [place, doc] of data.docs.entries()) doc.matches = doc.matches.filter(({ id }) => id !== query.pictures[place]);
   const number = data.docs.reduce((sum, doc) => sum + doc.matches.length, 0);
   const seconds = ((performance.now() - started) / 1000).toFixed(2);
   const groups = data.docs.map((doc, place) => group(query, doc, own[place]?.captions ?? [], place));
   return [heading(query, `${count(number, captions ? "caption" : "picture")} in ${seconds} s`), ...groups];
 }
 
-/** Say how much is indexed. */
+/** Say how much is indexed; what is asked does not wait for it, nor fail with it. */
 async function tell(signal) {
-  index = await get("/status", signal);
+  try {
+    index = await get("/status", signal);
+  } catch {
+    return;
+  }
   const counts = [count(index.pictures, "picture"), count(index.captions, "caption")];
-  find("#facts").textContent = [...counts, index.model ?? []].flat().join(" · ");
+  find("#facts").textContent = [...counts, index.model?.split(" ")[0]].filter(Boolean).join(" · ");
   document.body.classList.toggle("without-captions", !index.captions);
 }
 

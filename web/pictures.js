@@ -1,6 +1,6 @@
 // A person's own pictures, kept as long as the page is open: an address holds their names, but cannot hold them.
 
-const MAX_BYTES = 50 * 2 ** 20; // as the server
+const MAX_BYTES = 50 * 2 ** 20; // of all that ask together, for the server takes no more in one request
 const AT_ONCE = 8;
 const STORED = /^[0-9a-f]{40}$/;
 
@@ -13,13 +13,23 @@ const kept = new Map();
 export async function keep(files) {
   const names = [];
   const refused = [];
+  let bytes = 0;
   for (const file of files) {
-    if (!file.type.startsWith("image/")) refused.push(`“${file.name}” is not a picture.`);
-    else if (file.size > MAX_BYTES) refused.push(`“${file.name}” is larger than ${MAX_BYTES / 2 ** 20} MB.`);
-    else if (names.length < AT_ONCE) await add(file).then((name) => names.push(name), (error) => refused.push(error.message));
-    else refused.push(`“${file.name}” was left out: ${AT_ONCE} pictures can be asked with at once.`);
+    const problem = refusal(file, names.length, bytes);
+    if (problem) refused.push(`“${file.name}” ${problem}.`);
+    else await add(file).then((name) => names.push(name), () => refused.push(`“${file.name}” cannot be read.`));
+    bytes += problem ? 0 : file.size;
   }
   return { names, refused };
+}
+
+function refusal(file, number, bytes) {
+  const limit = `${MAX_BYTES / 2 ** 20} MB`;
+  if (!file.type.startsWith("image/")) return "is not a picture";
+  if (file.size > MAX_BYTES) return `is larger than ${limit}`;
+  if (number === AT_ONCE) return `was left out: ${AT_ONCE} pictures can be asked with at once`;
+  if (bytes + file.size > MAX_BYTES) return `was left out: all pictures together would be larger than ${limit}`;
+  return "";
 }
 
 async function add(file) {
@@ -32,7 +42,7 @@ function read(file) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(new Error(`“${file.name}” cannot be read.`));
+    reader.onerror = () => reject(reader.error);
     reader.readAsDataURL(file);
   });
 }
