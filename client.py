@@ -17,6 +17,7 @@ from dataset import DataError, DataSet
 from executors.document import IMAGE, INDEXERS, Document, is_held, picture_id, source, text_document
 from executors.picture import PictureError, inspect, read
 from executors.protocol import data_uri, removals
+from executors.schema import MAX_BODY, MAX_ITEMS
 from flow import FlowError
 from progress import Progress
 from storage.store import Record
@@ -30,6 +31,8 @@ SHOWN = 20
 """How many skipped names are printed."""
 IN_FLIGHT = 8
 """How many requests are sent before the first one is answered."""
+ROOM = MAX_BODY - 100
+"""Bytes for the items of a request over HTTP."""
 
 
 Item = tuple[str, str | dict[str, str]]  # a name for a person, and what is posted
@@ -184,7 +187,7 @@ def items(data_set: DataSet, limit: int, account: Account) -> Iterator[Item]:
     for pair in data_set.pairs(limit=limit, skip=account.skip):
         try:
             data = read(str(pair.path), data_set.root)
-            uri = data_uri(inspect(data), data)
+            uri = data_uri(inspect(data).mime_type, data)
         except PictureError as error:
             account.skip(pair.source, str(error))
         else:
@@ -208,7 +211,7 @@ def lines(file: str, limit: int) -> Iterator[Item]:
 def index_http(port: int, data: Iterator[Item], request_size: int, account: Account) -> None:
     """Index texts, pictures or pairs through the HTTP gateway of a Flow on this machine."""
     with Progress("indexing", total=None, unit="items") as progress:
-        while batch := list(islice(data, request_size)):
+        for batch in _batches(data, min(request_size, MAX_ITEMS), account):
             answer = _post_json(f"http://127.0.0.1:{port}/index", {"data": [item for _, item in batch]})
             for (name, _), item in zip(batch, answer["data"]["docs"], strict=True):
                 if "error" in item:
@@ -216,6 +219,24 @@ def index_http(port: int, data: Iterator[Item], request_size: int, account: Acco
                 else:
                     account.added += 1
             progress.advance(len(batch))
+
+
+def _batches(data: Iterator[Item], most: int, account: Account) -> Iterator[list[Item]]:
+    """Up to ``most`` items each, and no more than fit into a request; what alone does not is passed over."""
+    batch: list[Item] = []
+    size = 0
+    for name, item in data:
+        weight = len(json.dumps(item)) + len(", ")
+        if weight > ROOM:
+            account.skip(name, f"does not fit into a request over HTTP, which has {MAX_BODY // 2**20} MB at most")
+            continue
+        if batch and (len(batch) == most or size + weight > ROOM):
+            yield batch
+            batch, size = [], 0
+        batch.append((name, item))
+        size += weight
+    if batch:
+        yield batch
 
 
 def _post_json(url: str, body: dict[str, Any]) -> Any:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from PIL import Image
 
-from executors.picture import decode
+from executors import picture
 from executors.protocol import data_uri
 
 DIRECTIONS = {"text2image": "text to image", "image2text": "image to text"}
@@ -23,10 +21,7 @@ WIDTH, HEIGHT = 560, 260  # of a curve's axes
 
 def thumbnail(data: bytes) -> str:
     """An encoded picture as a small JPEG in a ``data:`` URI."""
-    picture, small = decode(data).convert("RGB"), BytesIO()
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    picture.save(small, "JPEG", quality=75)
-    return data_uri("image/jpeg", small.getvalue())
+    return data_uri("image/jpeg", picture.thumbnail(data, SIDE))
 
 
 def write_files(folder: Path, report: dict[str, Any], pictures: dict[str, str]) -> list[Path]:

@@ -1,43 +1,31 @@
 """Box ``gateway`` over HTTP: what a browser with Jina Box, a script or a person's own program talks to."""
 
-from pathlib import Path
-from typing import Any, Awaitable, Callable, Dict, List, Optional, Set
+from typing import Any, Dict, List, Optional
 
-from docarray import DocList
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
-from jina.excepts import ExecutorError
+from fastapi.responses import JSONResponse
 from jina.serve.runtimes.gateway.http.fastapi import FastAPIBaseGateway
-from starlette.exceptions import HTTPException
 
-from executors import VERSION, protocol
-from executors.document import IMAGE, TEXT, Document, Match, is_held
-from executors.schema import MAX_TOP_K, IndexRequest, SearchRequest, place
+from executors import VERSION, answers, protocol
+from executors.backend import Backend
+from executors.document import TEXT, Document
+from executors.schema import (
+    MAX_TOP_K,
+    Answer,
+    Captions,
+    IndexRequest,
+    IndexStatus,
+    Samples,
+    SearchRequest,
+    refusals,
+)
 from executors.vector_indexer import DEFAULT_TOP_K
+from executors.web import DOCS, RequestError, prepare
 
 HOW_TO_INDEX = "nothing is indexed yet: run `python app.py -t index -d toy`, or `-d` with a folder of pictures"
-WEB = Path(__file__).resolve().parent.parent / "web"
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
-    "object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
-
-
-class RequestError(Exception):
-    """A request cannot be answered.
-
-    Args:
-        status: the HTTP status code.
-        message: one line for a person.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
+"""For what is named by its content."""
+A_PICTURE: Dict[Any, Any] = {200: {"content": {"image/*": {}}, "description": "the file"}}
 
 
 class HTTPGateway(FastAPIBaseGateway):
@@ -54,178 +42,129 @@ class HTTPGateway(FastAPIBaseGateway):
     @property
     def app(self) -> FastAPI:
         """The web application; Jina asks for it once."""
-        app = FastAPI(title="Cross-modal search", version=VERSION)
-        for error in (RequestError, RequestValidationError, HTTPException, Exception):
-            app.add_exception_handler(error, _refuse)
-        app.middleware("http")(_add_headers)
-        app.mount("/web", StaticFiles(directory=WEB), name="web")
+        backend = Backend(self.streamer)
+        app = FastAPI(
+            title="Cross-modal search",
+            version=VERSION,
+            docs_url=DOCS,
+            redoc_url=None,
+            swagger_ui_oauth2_redirect_url=None,
+        )
+        prepare(app)
 
-        @app.get("/", include_in_schema=False)
-        def page() -> FileResponse:
-            return FileResponse(WEB / "index.html")
-
-        @app.get("/health")
+        @app.get("/health", responses=refusals(503))
         async def health() -> Dict[str, str]:
             """Whether every indexer of the Flow answers."""
-            await self.reports()
+            await backend.reports()
             return {"status": "ok"}
 
-        @app.get("/status")
-        async def status() -> Dict[str, Any]:
+        @app.get("/status", responses=refusals(503))
+        async def status() -> IndexStatus:
             """How much is indexed, with which model, in how many shards."""
-            return protocol.summary(await self.reports())
+            return IndexStatus(**answers.summary(await backend.reports()))
 
-        @app.get("/images/{picture}", response_class=Response)
+        @app.get("/samples", responses=refusals(503))
+        async def samples(request: Request) -> Samples:
+            """A few pictures and captions of the index to begin with, others each time."""
+            return Samples(**answers.samples(*await backend.samples(), _server(request)))
+
+        @app.get("/images/{picture}", response_class=Response, responses={**A_PICTURE, **refusals(404, 503)})
         async def image(picture: str) -> Response:
             """A stored picture by its id. It is named by its content, so that it may be cached for ever."""
-            found = await self.pictures({picture})
-            if picture not in found:
-                raise RequestError(404, protocol.no_picture(picture))
-            doc = found[picture]
-            headers = {"Cache-Control": "public, max-age=31536000, immutable"}
-            return Response(doc.data.tobytes(), media_type=doc.mime_type, headers=headers)
+            return _file(picture, await backend.pictures("/picture", {picture}))
 
-        @app.post("/index")
+        @app.get("/thumbnails/{picture}", response_class=Response, responses={**A_PICTURE, **refusals(404, 500, 503)})
+        async def thumbnail(picture: str) -> Response:
+            """A small version of a stored picture, a JPEG of at most 320 pixels; it too may be cached for ever."""
+            return _file(picture, await backend.pictures("/thumbnail", {picture}))
+
+        @app.get("/images/{picture}/captions", responses=refusals(503))
+        async def captions(picture: str) -> Captions:
+            """The captions that were indexed for a picture; none for one that is not here."""
+            return Captions(captions=await backend.captions(picture))
+
+        @app.post("/index", response_model=Answer, responses=refusals(409, 413, 422, 500, 503))
         async def index(body: IndexRequest) -> JSONResponse:
             """Add texts and pictures. What is there already is recognised and not encoded again."""
-            return await self.index(body)
+            return await _index(backend, body)
 
-        @app.post("/search")
+        @app.post("/search", response_model=Answer, responses=refusals(404, 409, 413, 422, 500, 503))
         async def search(body: SearchRequest, request: Request) -> JSONResponse:
-            """Find pictures for texts and texts for pictures, or each for its own kind."""
-            return await self.search(body, request)
+            """Find pictures for texts and texts for pictures, each for its own kind, or for several parts together."""
+            request.state.html = body.mode is not None
+            if not self.searches:
+                raise RequestError(404, "this Flow only indexes: start the other with `python app.py -t query`")
+            return await _search(backend, body, request)
 
         return app
 
-    async def post(
-        self, endpoint: str, docs: List[Document], parameters: Optional[Dict[str, Any]] = None, executor: str = ""
-    ) -> DocList[Document]:
-        """Send documents through the Flow as one request.
 
-        Raises:
-            RequestError: an executor failed (409 if the stored index does not fit the model), or is not there (503).
-        """
-        answers = self.streamer.stream(
-            DocList[Document](docs),
-            exec_endpoint=endpoint,
-            parameters=parameters,
-            target_executor=executor or None,
-            request_size=len(docs),
-            return_type=DocList[Document],
-        )
-        try:
-            answer, error = await anext(answers)
-        except Exception as lost:  # Jina has an exception of its own for each way to lose a connection
-            raise RequestError(503, f"a part of the Flow does not answer: {_first_line(lost)}") from lost
-        if error:
-            raise _translated(error)
-        return answer
-
-    async def reports(self) -> List[Match]:
-        """The reports of all indexers' shards."""
-        ask = [Document(id=kind, modality=kind, target=kind) for kind in (IMAGE, TEXT)]
-        return [report for doc in await self.post("/status", ask) for report in doc.matches]
-
-    async def pictures(self, ids: Set[str]) -> Dict[str, Document]:
-        """Those of some pictures that are stored, by their ids, with their ``data``."""
-        ask = [Document(id=id_, modality=IMAGE, target=IMAGE) for id_ in ids]
-        docs = await self.post("/picture", ask, executor="image_kv_indexer|join_all") if ask else []
-        return {doc.id: doc for doc in docs if doc.data is not None}  # the branches not asked hand back the question
-
-    async def index(self, body: IndexRequest) -> JSONResponse:
-        """Index what is not there yet, and say of each item what became of it."""
-        items = [protocol.index_documents(item) for item in body.data]
-        errors = await self._index(list({doc.id: doc for item in items for doc in item if not doc.error}.values()))
-        answers = []
-        for item in items:
-            error = next((error for doc in item if (error := doc.error or errors.get(doc.id, ""))), "")
-            answers.append({"id": item[0].id, "error": error} if error else {"id": item[0].id})
-        wrong = [f"item {number}: {item['error']}" for number, item in enumerate(answers, 1) if "error" in item]
-        status, answer = protocol.answer(answers, wrong)
-        return JSONResponse(answer, status)
-
-    async def _index(self, docs: List[Document]) -> Dict[str, str]:
-        """Index those of ``docs`` that are not held yet; returns why, by their ids, some could not be."""
-        held = {doc.id for doc in await self.post("/update", docs) if is_held(doc)} if docs else set()
-        new = [doc for doc in docs if doc.id not in held]
-        answered = {doc.id: doc for doc in await self.post("/index", new)} if new else {}
-        if any(doc.id not in answered for doc in new):
-            raise RequestError(503, "a part of the Flow did not acknowledge: send the same request again")
-        errors = {doc.id: doc.error for doc in answered.values() if doc.error}
-        if errors:  # a branch that saw nothing wrong may have stored its part
-            await self.post("/delete", protocol.removals(errors))
-        return errors
-
-    async def search(self, body: SearchRequest, request: Request) -> JSONResponse:
-        """Answer queries in the shapes that Jina Box 0.1.49 and 0.1.50 read."""
-        if not self.searches:
-            raise RequestError(404, "this Flow only indexes: start the one that answers with `python app.py -t query`")
-        asked = body.parameters.top_k or body.top_k or DEFAULT_TOP_K
-        parameters = {"top_k": min(asked, MAX_TOP_K), "data_uri": body.parameters.data_uri}
-        docs = [
-            doc
-            for number, query in enumerate(body.data)
-            for doc in protocol.query_documents(
-                str(number), query, target=body.parameters.target, host=request.url.netloc
-            )
-        ]
-        await self._fetch(docs, request.url.netloc)
-        found = {doc.id: doc for doc in await self.post("/search", docs, parameters)}
-        docs = [found[str(number)] for number in range(len(body.data))]
-        errors = [f"query {number}: {doc.error}" for number, doc in enumerate(docs, 1) if doc.error]
-        if len(errors) < len(docs) and not any(doc.matches for doc in docs):
-            raise RequestError(404, await self._why_nothing(docs))
-        notes = [f"top_k was cut from {asked} to {MAX_TOP_K}"] if asked > MAX_TOP_K else []
-        server = str(request.base_url).rstrip("/")
-        answers = [protocol.answered(query, doc, server) for query, doc in zip(body.data, docs, strict=True)]
-        status, answer = protocol.answer(answers, errors, notes)
-        return JSONResponse(answer, status)
-
-    async def _fetch(self, docs: List[Document], host: str) -> None:
-        """Put the pictures of this server that queries name by their addresses in the place of these."""
-        ids = {doc.id: id_ for doc in docs if (id_ := protocol.stored_picture(doc.uri, host))}
-        stored = await self.pictures(set(ids.values()))
-        if ids and not stored and len(ids) == len(docs):
-            raise RequestError(404, protocol.no_picture(ids[docs[0].id]))
-        for doc in docs:
-            if doc.id in ids:
-                picture = stored.get(ids[doc.id])
-                doc.uri = protocol.data_uri(picture.mime_type, picture.data.tobytes()) if picture else ""
-                doc.error = "" if picture else protocol.no_picture(ids[doc.id])
-
-    async def _why_nothing(self, docs: List[Document]) -> str:
-        counts = protocol.summary(await self.reports())
-        if not counts["pictures"] and not counts["captions"]:
-            return HOW_TO_INDEX
-        if not counts["captions"] and any(doc.target == TEXT for doc in docs):
-            return "no captions are indexed that a picture could find: ask for similar pictures (target: image)"
-        return "nothing was found"
+async def _index(backend: Backend, body: IndexRequest) -> JSONResponse:
+    """Index what is not there yet, and say of each item what became of it."""
+    items = [protocol.index_documents(item) for item in body.data]
+    errors = await backend.index(list({doc.id: doc for item in items for doc in item if not doc.error}.values()))
+    docs = []
+    for item in items:
+        error = next((error for doc in item if (error := doc.error or errors.get(doc.id, ""))), "")
+        docs.append({"id": item[0].id, "error": error} if error else {"id": item[0].id})
+    wrong = [f"item {number}: {doc['error']}" for number, doc in enumerate(docs, 1) if "error" in doc]
+    status, answer = answers.answer(docs, wrong)
+    return JSONResponse(answer, status)
 
 
-async def _add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await call_next(request)
-    if not request.url.path.startswith("/docs"):  # FastAPI's own page of the API loads scripts from elsewhere
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
-    return response
+async def _search(backend: Backend, body: SearchRequest, request: Request) -> JSONResponse:
+    """Answer queries in the shapes that Jina Box 0.1.49 and 0.1.50 read."""
+    asked = body.parameters.top_k or body.top_k or DEFAULT_TOP_K
+    parameters = {"top_k": min(asked, MAX_TOP_K), "data_uri": body.parameters.data_uri}
+    html, host = body.mode is not None, request.url.netloc
+    queries = [protocol.clicked(query) for query in body.data] if html else body.data
+    parts = [
+        doc
+        for number, query in enumerate(queries)
+        for doc in protocol.query_documents(str(number), query, target=body.parameters.target, host=host)
+    ]
+    await _fetch(backend, parts, host)
+    found = await backend.search(parts, parameters)
+    docs = [found[str(number)] for number in range(len(queries))]
+    errors = [f"query {number}: {doc.error}" for number, doc in enumerate(docs, 1) if doc.error]
+    if len(errors) < len(docs) and not any(doc.matches for doc in docs):
+        raise RequestError(404, await _why_nothing(backend, docs))
+    notes = [f"top_k was cut from {asked} to {MAX_TOP_K}"] if asked > MAX_TOP_K else []
+    answered = [answers.answered(query, doc, _server(request)) for query, doc in zip(queries, docs, strict=True)]
+    status, answer = answers.answer(answered, errors, notes, html=html)
+    return JSONResponse(answer, status)
 
 
-async def _refuse(request: Request, error: Exception) -> JSONResponse:
-    """Every error has an HTTP status and a body that also Jina Box understands."""
-    if isinstance(error, RequestError):
-        return JSONResponse(protocol.refusal(str(error)), error.status)
-    if isinstance(error, HTTPException):
-        return JSONResponse(protocol.refusal(str(error.detail)), error.status_code)
-    if isinstance(error, RequestValidationError):
-        wrong = [f"{place(one)}: {one['msg']}" for one in error.errors()]
-        return JSONResponse(protocol.refusal("; ".join(wrong)), 422)
-    return JSONResponse(protocol.refusal(f"an error of the server: {_first_line(error)}"), 500)
+async def _fetch(backend: Backend, docs: List[Document], host: str) -> None:
+    """Put the pictures of this server that queries name by their addresses in the place of these."""
+    ids = {doc.id: id_ for doc in docs if (id_ := protocol.stored_picture(doc.uri, host))}
+    stored = await backend.pictures("/picture", set(ids.values()))
+    if ids and not stored and len(ids) == len(docs):
+        raise RequestError(404, protocol.no_picture(ids[docs[0].id]))
+    for doc in docs:
+        if doc.id in ids:
+            picture: Optional[Document] = stored.get(ids[doc.id])
+            doc.uri = protocol.data_uri(picture.mime_type, picture.data.tobytes()) if picture else ""
+            doc.error = "" if picture else protocol.no_picture(ids[doc.id])
 
 
-def _translated(error: ExecutorError) -> RequestError:
-    text = " ".join(str(part) for part in error.args) or error.name
-    return RequestError(409 if error.name == "StorageError" else 500, text)
+async def _why_nothing(backend: Backend, docs: List[Document]) -> str:
+    counts = answers.summary(await backend.reports())
+    if not counts["pictures"] and not counts["captions"]:
+        return HOW_TO_INDEX
+    if not counts["captions"] and any(doc.target == TEXT for doc in docs):
+        return "no captions are indexed that a picture could find: ask for similar pictures (target: image)"
+    return "nothing was found"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _server(request: Request) -> str:
+    """This server's address as the request knows it, without a slash at the end."""
+    return str(request.base_url).rstrip("/")
+
+
+def _file(id_: str, found: Dict[str, Document]) -> Response:
+    if id_ not in found:
+        raise RequestError(404, protocol.no_picture(id_))
+    if found[id_].error:
+        raise RequestError(500, f"the picture {id_} cannot be shown: {found[id_].error}")
+    return Response(found[id_].data.tobytes(), media_type=found[id_].mime_type, headers=FOR_EVER)

@@ -1,17 +1,25 @@
 """Box ``image_kv_indexer``: the pictures themselves, by their ids."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Iterator, Tuple
 
 import numpy as np
 from docarray import DocList
 from jina import requests
 
-from executors.document import Document, Match, picture_id, source
+from executors.document import IMAGE, Document, Match, picture_id, source
 from executors.indexer import Indexer
 from executors.picture import PictureError, inspect, read
 from executors.protocol import data_uri
-from storage.store import Record
+from executors.thumbnails import MIME_TYPE, Thumbnails
+from storage.store import THUMBNAILS, Record
+
+THREADS = 2
+"""How many thumbnails are made at once."""
+_MEASURED_AT_ONCE = 1000
 
 
 class KVIndexer(Indexer):
@@ -24,13 +32,33 @@ class KVIndexer(Indexer):
     def __init__(self, root: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root = Path(root).resolve() if root else None
+        self.thumbnails = Thumbnails(Path(self.workspace) / THUMBNAILS)
+        self.threads = ThreadPoolExecutor(THREADS)
+        unmeasured = self.store.unmeasured()
+        for start in range(0, len(unmeasured), _MEASURED_AT_ONCE):
+            self.store.measure(self._sizes(unmeasured[start : start + _MEASURED_AT_ONCE]))
+
+    def _sizes(self, ids: list[str]) -> Iterator[Tuple[str, int, int]]:
+        for id_ in ids:
+            with suppress(PictureError, KeyError):  # KeyError: it was deleted meanwhile
+                head = inspect(self.store.records([id_], picture=True)[id_].picture or b"")
+                yield id_, head.width, head.height
 
     def record(self, doc: Document) -> Record:
-        """The file as it is, its type and its caption."""
+        """The file as it is, its type, its size and its caption."""
         data = read(doc.uri, self.root)
         if picture_id(data) != doc.id:
             raise PictureError("changed while it was being indexed: index again")
-        return Record(id=doc.id, mime_type=inspect(data), text=doc.text, picture=data, source=source(doc))
+        head = inspect(data)
+        return Record(
+            id=doc.id,
+            mime_type=head.mime_type,
+            text=doc.text,
+            picture=data,
+            width=head.width,
+            height=head.height,
+            source=source(doc),
+        )
 
     @requests(on="/search")
     def attach(self, docs: DocList[Document], parameters: Dict[str, Any], **_: Any) -> DocList[Document]:
@@ -46,8 +74,22 @@ class KVIndexer(Indexer):
                 record = records[match.id]
                 match.uri = data_uri(record.mime_type, record.picture or b"") if embed else f"/images/{match.id}"
                 match.text, match.mime_type = record.text, record.mime_type
-                match.tags = {"id": match.id, "file": Path(record.source.path).name}
+                match.tags = {
+                    "id": match.id,
+                    "file": Path(record.source.path).name,
+                    "width": str(record.width),
+                    "height": str(record.height),
+                    "thumbnail": f"/thumbnails/{match.id}",
+                }
         return docs
+
+    @requests(on="/sample")
+    def sample(self, docs: DocList[Document], parameters: Dict[str, Any], **_: Any) -> DocList[Document]:
+        """Put up to ``number`` pictures of this shard, chosen at random, into the matches of who asks for pictures."""
+        docs = DocList[Document](doc for doc in docs if doc.target == IMAGE)  # the box before this one lets all pass
+        for doc in docs:
+            doc.matches = DocList[Match](Match(id=id_) for id_ in self.store.sample(int(parameters["number"])))
+        return self.attach(docs, parameters=parameters)
 
     @requests(on="/picture")
     def picture(self, docs: DocList[Document], **_: Any) -> DocList[Document]:
@@ -58,3 +100,34 @@ class KVIndexer(Indexer):
             record = records[doc.id]
             doc.data, doc.mime_type = np.frombuffer(record.picture or b"", np.uint8), record.mime_type
         return docs
+
+    @requests(on="/thumbnail")
+    async def thumbnail(self, docs: DocList[Document], **_: Any) -> DocList[Document]:
+        """As ``/picture``, but small. It runs beside the other requests, which Jina takes one at a time."""
+        held = self.store.held(doc.id for doc in docs)
+        docs = DocList[Document](doc for doc in docs if doc.id in held)
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.run_in_executor(self.threads, self._shrink, doc) for doc in docs))
+        return docs
+
+    def _shrink(self, doc: Document) -> None:
+        def picture() -> bytes:
+            record = self.store.records([doc.id], picture=True).get(doc.id)
+            return record.picture or b"" if record else b""
+
+        try:
+            doc.data, doc.mime_type = np.frombuffer(self.thumbnails.get(doc.id, picture), np.uint8), MIME_TYPE
+        except PictureError as error:
+            doc.error = str(error)
+
+    @requests(on="/delete")
+    def delete(self, docs: DocList[Document], **_: Any) -> DocList[Document]:
+        """As every indexer; thumbnails go with their pictures."""
+        docs = super().delete(docs)
+        self.thumbnails.remove(match.id for doc in docs for match in doc.matches)
+        return docs
+
+    def close(self) -> None:
+        """Close the store when the Flow stops."""
+        self.threads.shutdown(cancel_futures=True)
+        super().close()

@@ -44,7 +44,7 @@ class Loader(Executor):
             return
         try:
             data = read(doc.uri, self.root)
-            doc.mime_type = inspect(data)
+            doc.mime_type = inspect(data).mime_type
             doc.data = np.frombuffer(data, np.uint8)
         except PictureError as error:
             doc.error = str(error)

@@ -12,7 +12,7 @@ from executors.vector_indexer import DEFAULT_TOP_K
 class Merger(Executor):
     """Joins branches by the documents' ids. Jina's own join would let the last branch win and drop our fields."""
 
-    @requests(on=["/index", "/update", "/delete", "/status"])
+    @requests(on=["/index", "/update", "/delete", "/status", "/sample", "/captions"])
     def merge(self, docs: DocList[Document], docs_map: Dict[str, DocList[Document]], **_: Any) -> DocList[Document]:
         """One light document for each id: held by whoever holds it, wrong if it is wrong anywhere, all its matches."""
         merged: Dict[str, Document] = {}
@@ -23,7 +23,7 @@ class Merger(Executor):
             one.matches.extend(doc.matches)
         return DocList[Document](merged.values())
 
-    @requests(on="/picture")
+    @requests(on=["/picture", "/thumbnail"])
     def gather(self, docs: DocList[Document], docs_map: Dict[str, DocList[Document]], **_: Any) -> DocList[Document]:
         """The documents of all branches as they are."""
         return DocList[Document](doc for docs in docs_map.values() for doc in docs)

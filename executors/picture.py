@@ -7,8 +7,9 @@ import binascii
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_BYTES = 50 * 2**20
 MAX_PIXELS = 100_000_000
@@ -21,6 +22,14 @@ Image.MAX_IMAGE_PIXELS = None
 
 class PictureError(Exception):
     """A picture cannot be used; the message is one line that says why."""
+
+
+class Head(NamedTuple):
+    """What the beginning of an encoded picture says: its MIME type, and its size in pixels when it stands upright."""
+
+    mime_type: str
+    width: int
+    height: int
 
 
 def read(uri: str, root: Path | None) -> bytes:
@@ -64,15 +73,23 @@ def _read_file(uri: str, root: Path | None) -> bytes:
         raise PictureError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def inspect(data: bytes) -> str:
-    """The MIME type of an encoded picture, from its head alone: nothing is decoded.
+def inspect(data: bytes) -> Head:
+    """What an encoded picture is, from its head alone: nothing is decoded.
 
     Raises:
         PictureError: not a picture of a known format, or of more than ``MAX_PIXELS``.
     """
     with _open(data) as picture:
         # Several JPEGs in one file, as some cameras write them, are shown like the first of them.
-        return "image/jpeg" if picture.format == "MPO" else Image.MIME[picture.format or "JPEG"]
+        mime_type = "image/jpeg" if picture.format == "MPO" else Image.MIME[picture.format or "JPEG"]
+        try:
+            # A PNG's own method would decode it, to look behind the pixels too.
+            orientation = Image.Image.getexif(picture).get(ExifTags.Base.Orientation)
+        except Exception as error:  # as in _upright
+            raise PictureError(f"a damaged {picture.format} file: {error}") from error
+        width, height = picture.size
+        lies = orientation in (5, 6, 7, 8) and picture.format != "TIFF"  # whose size Pillow has turned already
+        return Head(mime_type, height, width) if lies else Head(mime_type, width, height)
 
 
 def decode(data: bytes) -> Image.Image:
@@ -82,10 +99,38 @@ def decode(data: bytes) -> Image.Image:
         PictureError: as ``inspect``, or the file is damaged.
     """
     with _open(data) as picture:
-        try:
-            return ImageOps.exif_transpose(picture)
-        except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-            raise PictureError(f"a damaged {picture.format} file: {error}") from error
+        return _upright(picture)
+
+
+def thumbnail(data: bytes, side: int) -> bytes:
+    """A small version of an encoded picture: an upright JPEG, on white where the picture is transparent.
+
+    Args:
+        side: pixels of the longer side at most; a smaller picture keeps its size.
+
+    Raises:
+        PictureError: as ``decode``.
+    """
+    with _open(data) as picture:
+        # A large JPEG is decoded at a fraction of its size: still twice as large, so that it can be smoothed.
+        picture.draft(None, (2 * side, 2 * side))
+        small = _upright(picture)
+    colours = "RGBA" if small.has_transparency_data else "RGB"
+    if small.mode != colours:
+        small = small.convert(colours)
+    small.thumbnail((side, side), reducing_gap=2.0)
+    white = Image.new("RGB", small.size, "white")  # without the picture's metadata
+    white.paste(small, mask=small if colours == "RGBA" else None)
+    file = BytesIO()
+    white.save(file, "JPEG", quality=80, optimize=True)
+    return file.getvalue()
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
+        raise PictureError(f"a damaged {picture.format} file: {error}") from error
 
 
 def _open(data: bytes) -> Image.Image:

@@ -7,7 +7,10 @@ from pydantic_core import PydanticCustomError
 
 from executors.document import IMAGE, TEXT
 
+MAX_BODY = 64 * 2**20
+"""Bytes of a request."""
 MAX_TOP_K = 1000
+"""Matches of a query."""
 MAX_QUERIES = 256
 """Queries in one request, and parts of all of them together."""
 MAX_PARTS = 16
@@ -161,6 +164,7 @@ class SearchRequest(BaseModel):
     )
     top_k: Optional[int] = Field(None, gt=0, description="as in `parameters`, which wins")
     parameters: Parameters = Parameters()
+    mode: Optional[Any] = Field(None, description="Jina Box says it, and is answered with texts that are HTML")
 
     @model_validator(mode="after")
     def _has_few_parts(self) -> "SearchRequest":
@@ -195,6 +199,115 @@ class IndexRequest(BaseModel):
         max_length=MAX_ITEMS,
         description="texts, pictures as base64 `data:` URIs, or pictures with their captions",
     )
+
+
+class IndexStatus(BaseModel):
+    """How much is indexed, and how."""
+
+    pictures: int
+    captions: int
+    model: Optional[str] = Field(description="name, architecture, preprocessing and hash of the weights")
+    shards: int
+    version: str = Field(description="of this program")
+
+
+class Sample(BaseModel):
+    """A picture of the index."""
+
+    id: str
+    uri: str = Field(description="address of the picture")
+    thumbnail: str = Field(description="path of a small version")
+    mime_type: str
+    text: str = Field(description="its caption, if it has one")
+    file: str = Field(description="name of the file that it was indexed from")
+    width: int = Field(description="pixels of the picture as it is shown")
+    height: int
+
+
+class Samples(BaseModel):
+    """Something to begin with: other pictures and captions each time."""
+
+    pictures: List[Sample]
+    captions: List[str]
+
+
+class Captions(BaseModel):
+    """What is said of a picture."""
+
+    captions: List[str]
+
+
+class Score(BaseModel):
+    """How near a match is."""
+
+    value: float = Field(description="cosine distance, 0 to 2: smaller is nearer")
+
+
+class Match(BaseModel):
+    """A picture or a text that was found."""
+
+    id: str
+    uri: str = Field(description="address of a picture, or with `data_uri` the picture itself")
+    mime_type: str
+    mimeType: str = Field(description="the same, for Jina Box 0.1.49")
+    text: str = Field(description="a text, or the caption of a picture")
+    score: Score
+    tags: Dict[str, str] = Field(
+        description="of a picture `id`, `file`, `width`, `height` (pixels as it is shown) and `thumbnail` (a path); "
+        "of a text `id`, the text, and `picture`, the id of a picture that it describes"
+    )
+
+
+class Answered(BaseModel):
+    """A query with what was found, the nearest first; or an item of `/index`, which has only `id` and `error`."""
+
+    id: str
+    uri: str = Field("", description="the query, or a readable form of one that has several parts")
+    text: str = ""
+    mime_type: str = ""
+    mimeType: str = ""
+    matches: List[Match] = []
+    error: str = Field("", description="what is wrong with it; absent if nothing is")
+
+
+class Answers(BaseModel):
+    """One for each query or item, in their order."""
+
+    docs: List[Answered]
+
+
+class Status(BaseModel):
+    """How it went."""
+
+    code: str = Field(pattern="^(SUCCESS|ERROR)$")
+    description: str = Field(description="what was wrong, in one line; empty if nothing was")
+
+
+class Answer(BaseModel):
+    """The answers. Texts in `search`, and all of them if the request says `mode`, are HTML: `<` is `&lt;`."""
+
+    data: Answers
+    search: Answers = Field(description="the same for Jina Box 0.1.49")
+    status: Status
+
+
+class Refusal(Answer):
+    """An error: `docs` are empty, `code` is `ERROR`, and `description` says what to do."""
+
+
+REFUSALS = {
+    404: "not here: nothing is indexed yet, no such picture, or nothing was found",
+    409: "the index was made with another model",
+    413: f"the request is larger than {MAX_BODY // 2**20} MB",
+    422: "the request is not understood, or every query or item in it is wrong",
+    500: "an error of the server",
+    503: "a part of the Flow does not answer: ask again",
+}
+
+
+def refusals(*statuses: int) -> Dict[Union[int, str], Dict[str, Any]]:
+    """How a route's errors are described."""
+    return {status: {"model": Refusal, "description": REFUSALS[status]} for status in statuses}
 
 
 def place(error: Dict[str, Any]) -> str:

@@ -29,3 +29,18 @@ class TextIndexer(VectorIndexer):
                 match.text, match.mime_type = record.text, record.mime_type
                 match.tags = {"id": record.text, "picture": record.source.picture_id}
         return docs
+
+    @requests(on="/sample")
+    def sample(self, docs: DocList[Document], parameters: Dict[str, Any], **_: Any) -> DocList[Document]:
+        """Put up to ``number`` texts of this shard, chosen at random, into the matches."""
+        records = self.store.records(self.store.sample(int(parameters["number"])))
+        for doc in docs:
+            doc.matches = DocList[Match](Match(id=record.id, text=record.text) for record in records.values())
+        return docs
+
+    @requests(on="/captions")
+    def captions(self, docs: DocList[Document], **_: Any) -> DocList[Document]:
+        """Put this shard's captions of the picture that each document names in ``text`` into its matches."""
+        for doc in docs:
+            doc.matches = DocList[Match](Match(id=text, text=text) for text in self.store.captions(doc.text))
+        return docs

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
+import shutil
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-VERSION = 1
 DATABASE = "documents.sqlite"
+THUMBNAILS = "thumbnails"
+"""The folder beside the database for small versions of its pictures, which can be made again at any time."""
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE documents (
@@ -36,6 +40,16 @@ CREATE INDEX sources_by_path ON sources (path);
 CREATE TABLE removals (number INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER NOT NULL);
 CREATE TRIGGER removed AFTER DELETE ON documents BEGIN INSERT INTO removals (row) VALUES (old.row); END;
 """
+_SIZES = """
+CREATE TABLE sizes (
+    id TEXT PRIMARY KEY REFERENCES documents (id) ON DELETE CASCADE,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+_STEPS = (_TABLES, _SIZES)
+"""What each version of the format has added; an older database is brought up to date when it is opened."""
+VERSION = len(_STEPS)
 
 
 class StorageError(Exception):
@@ -56,7 +70,8 @@ NO_SOURCE = Source("", "")
 class Record:
     """A document as one indexer keeps it; what that indexer has no use for stays empty.
 
-    ``vector`` is float32 ``[dimension]`` of unit length, ``picture`` the encoded file.
+    ``vector`` is float32 ``[dimension]`` of unit length, ``picture`` the encoded file, ``width`` and ``height`` are its
+    pixels when it stands upright, 0 if unknown.
     """
 
     id: str
@@ -64,6 +79,8 @@ class Record:
     text: str = ""
     vector: np.ndarray | None = None
     picture: bytes | None = None
+    width: int = 0
+    height: int = 0
     source: Source = NO_SOURCE
 
 
@@ -100,14 +117,14 @@ class Store:
         self._connection.execute("PRAGMA foreign_keys = ON")
         with self._transaction():
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _statements(_TABLES):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
+            if version > VERSION:
                 raise StorageError(
                     f"{self.path} has format {version}, this program reads {VERSION}: index again with --overwrite"
                 )
+            if version < VERSION:
+                for statement in chain.from_iterable(map(_statements, _STEPS[version:])):
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version = {VERSION}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -151,7 +168,23 @@ class Store:
                     "INSERT OR IGNORE INTO documents (id, mime_type, text, vector, picture) VALUES (?, ?, ?, ?, ?)",
                     (record.id, record.mime_type, record.text, vector, record.picture),
                 )
+                if record.width:
+                    self._measure(record.id, record.width, record.height)
                 self._describe(record)
+
+    def unmeasured(self) -> list[str]:
+        """The ids of documents without a size: of all that were stored by a version that did not keep it."""
+        rows = self._connection.execute("SELECT id FROM documents WHERE id NOT IN (SELECT id FROM sizes)")
+        return [row[0] for row in rows]
+
+    def measure(self, sizes: Iterable[tuple[str, int, int]]) -> None:
+        """Store the ids, widths and heights of pictures that are held."""
+        with self._transaction():
+            for size in sizes:
+                self._measure(*size)
+
+    def _measure(self, id_: str, width: int, height: int) -> None:
+        self._connection.execute("INSERT OR IGNORE INTO sizes VALUES (?, ?, ?)", (id_, width, height))
 
     def update(self, records: Collection[Record]) -> set[str]:
         """Complete text and sources of those of ``records`` that are held; returns the ids of these."""
@@ -201,14 +234,39 @@ class Store:
         columns = f"id, mime_type, text, {'picture' if picture else 'NULL'}"
         found = {row[0]: row for row in self._select(columns, "id", ids)}
         sources = {row[0]: Source(*row[1:]) for row in self._select("id, picture_id, path", "id", found, "sources")}
-        return {
-            id_: Record(id=id_, mime_type=mime, text=text, picture=blob, source=sources.get(id_, NO_SOURCE))
-            for id_, mime, text, blob in found.values()
-        }
+        sizes = {row[0]: row[1:] for row in self._select("id, width, height", "id", found, "sizes")}
+        records = {}
+        for id_, mime_type, text, blob in found.values():
+            width, height = sizes.get(id_, (0, 0))
+            origin = sources.get(id_, NO_SOURCE)
+            records[id_] = Record(
+                id=id_, mime_type=mime_type, text=text, picture=blob, width=width, height=height, source=origin
+            )
+        return records
 
     def sample(self, number: int) -> list[str]:
-        """The ids of up to ``number`` documents, the first that were stored."""
-        return [row[0] for row in self._connection.execute("SELECT id FROM documents ORDER BY row LIMIT ?", (number,))]
+        """The ids of up to ``number`` documents, chosen at random without looking at all of them."""
+        ends = "SELECT (SELECT min(row) FROM documents), (SELECT max(row) FROM documents)"
+        first, last = self._connection.execute(ends).fetchone()
+        if first is None:
+            return []
+        starts = random.sample(range(first, last + 1), min(number, last + 1 - first))
+        ids = [id_ for start in starts for id_ in self._ids_from(start, 1)]
+        if len(set(ids)) < number:  # where rows are gone the next one is met several times
+            ids += self._ids_from(first, number)
+        return list(dict.fromkeys(ids))[:number]
+
+    def _ids_from(self, row: int, number: int) -> list[str]:
+        rows = self._connection.execute("SELECT id FROM documents WHERE row >= ? ORDER BY row LIMIT ?", (row, number))
+        return [row[0] for row in rows]
+
+    def captions(self, picture_id: str) -> list[str]:
+        """The texts that describe a picture, the oldest first."""
+        rows = self._connection.execute(
+            "SELECT text FROM documents WHERE id IN (SELECT id FROM sources WHERE picture_id = ?) ORDER BY row",
+            (picture_id,),
+        )
+        return [row[0] for row in rows]
 
     def ids_of_rows(self, rows: Iterable[int]) -> dict[int, str]:
         """The documents' ids by their rows, the numbers under which a vector index knows them."""
@@ -251,6 +309,7 @@ def erase(folder: Path) -> None:
     try:
         for suffix in ("", "-wal", "-shm"):
             (folder / f"{DATABASE}{suffix}").unlink(missing_ok=True)
+        shutil.rmtree(folder / THUMBNAILS, ignore_errors=True)
     finally:
         os.close(lock)
 

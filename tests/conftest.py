@@ -233,8 +233,8 @@ class Server(NamedTuple):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def get(self, path: str) -> Answer:
-        return _fetch(Request(path if path.startswith("http") else self.url + path))
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        return _fetch(Request(path if path.startswith("http") else self.url + path, headers=dict(headers or {})))
 
     def post(self, path: str, body: object) -> Answer:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -266,18 +266,23 @@ def server(workspace: Path, *options: str, **environment: Any) -> Iterator[Serve
         yield Server(port, running)
 
 
+def as_data_uri(data: bytes, mime_type: str) -> str:
+    """An encoded picture as queries have it."""
+    return f"data:{mime_type};base64,{b64encode(data).decode()}"
+
+
 def picture(colour: str, kind: str = "PNG") -> str:
     """A picture of one colour as a data URI."""
     file = BytesIO()
     Image.new("RGB", (9, 7), colour).save(file, kind)
-    return f"data:image/{kind.lower()};base64,{b64encode(file.getvalue()).decode()}"
+    return as_data_uri(file.getvalue(), f"image/{kind.lower()}")
 
 
 def truncated_picture() -> str:
     """A JPEG as a data URI, the second half of which is missing."""
     file = BytesIO()
     Image.fromarray(np.random.default_rng(5).integers(0, 255, (64, 64, 3), np.uint8)).save(file, "JPEG")
-    return f"data:image/jpeg;base64,{b64encode(file.getvalue()[: len(file.getvalue()) // 2]).decode()}"
+    return as_data_uri(file.getvalue()[: len(file.getvalue()) // 2], "image/jpeg")
 
 
 def stored_id(indexed: Indexed, colour: str) -> str:

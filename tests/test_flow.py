@@ -10,7 +10,9 @@ from base64 import b64decode
 from hashlib import sha1
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import (
     COLOURS,
@@ -134,6 +136,20 @@ def test_indexing_over_http(indexed: Indexed, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     for indexer in ("image_vector_indexer", "image_kv_indexer", "text_indexer"):
         assert set(held(tmp_path, indexer)) == set(held(indexed.workspace, indexer))
+
+
+def test_large_pictures_over_http(tmp_path: Path) -> None:
+    """Two that do not fit into one request go in two; one that fits into none is passed over, and named."""
+    folder = paint(tmp_path / "pictures", {"large.bmp": "red", "other.bmp": "blue", "too large.bmp": "lime"})
+    for name, side in (("large.bmp", 3000), ("other.bmp", 3001), ("too large.bmp", 4100)):
+        with Image.open(folder / name) as image:
+            image.resize((side, side)).save(folder / name)
+    command = ("app.py", "-t", "index", "-d", folder, "-m", "vse")
+    done = run(*command, workspace=tmp_path / "w", JINA_USE_REST_API="true", JINA_PORT=free_port())
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == "2 documents indexed, 0 were there already, 1 skipped"
+    assert "skipped too large.bmp: does not fit into a request over HTTP, which has 64 MB at most" in done.out
+    assert len(held(tmp_path / "w", "image_kv_indexer")) == 2
 
 
 # ------------------------------------------------------------------------------------------------------- the server
@@ -398,6 +414,7 @@ def test_empty_index_and_sigterm(tmp_path: Path) -> None:
             answer = running.post("/search", {"data": [query]})
             assert_refused(answer, 404, "nothing is indexed yet", "app.py -t index")
         assert running.get("/status").body["pictures"] == 0
+        assert running.get("/samples").body == {"pictures": [], "captions": []}
         running.process.terminate()
         _, errors = running.process.communicate(timeout=PATIENCE)
         assert errors == ""
@@ -418,6 +435,8 @@ def test_grpc_and_the_loss_of_the_first_process(indexed: Indexed, own: Path) -> 
         queries = [
             Document(id="0", modality=TEXT, target=IMAGE, text="blue"),
             Document(id="1", modality=IMAGE, target=TEXT, uri=picture("red")),
+            Document(id="a", query="2", part=1, modality=IMAGE, target=IMAGE, uri=picture("red")),
+            Document(id="b", query="2", part=2, modality=TEXT, target=IMAGE, text="blue", weight=9),
         ]
         answer = Client(port=running.port).post(
             "/search", DocList[Document](queries), parameters={"top_k": 1}, return_type=DocList[Document]
@@ -425,6 +444,9 @@ def test_grpc_and_the_loss_of_the_first_process(indexed: Indexed, own: Path) -> 
         found = {doc.id: doc.matches[0] for doc in answer}
         assert found["0"].id == stored_id(indexed, "blue")
         assert found["1"].text == "red square"
+        together = unit("red") + 9 * unit("blue")
+        distance = 1 - together @ unit("blue") / np.linalg.norm(together)
+        assert (found["2"].id, found["2"].score) == (stored_id(indexed, "blue"), pytest.approx(distance, abs=1e-6))
         running.process.kill()
         running.process.wait(PATIENCE)
         wait_until(lambda: not members(running.process.pid), "the Flow's processes have ended")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.store import DATABASE, Record, Source, StorageError, Store, erase, read_fact
+from storage.store import DATABASE, THUMBNAILS, Record, Source, StorageError, Store, erase, read_fact
 from storage.vectors import VectorIndex
 
 DIMENSION = 16
@@ -183,14 +183,91 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         Store(tmp_path, shards=1)
 
 
+def test_the_first_format_is_brought_up_to_date(tmp_path: Path) -> None:
+    store = Store(tmp_path, shards=1)
+    store.add([Record(id="a", picture=b"bytes"), Record(id="b", picture=b"others", width=3, height=4)])
+    store.close()
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
+        connection.execute("DROP TABLE sizes")
+        connection.execute("PRAGMA user_version = 1")
+    store = Store(tmp_path, shards=1)
+    assert store.unmeasured() == ["a", "b"]
+    store.measure([("a", 5, 6)])
+    assert store.unmeasured() == ["b"]
+    record = store.records(["a", "b"], picture=True)["a"]
+    assert (record.picture, record.width, record.height) == (b"bytes", 5, 6)
+    store.close()
+
+
+def test_sizes_are_kept_and_go_with_their_documents(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    for width in (30, 40):
+        store.add([Record(id="a", picture=b"bytes", width=width, height=20, source=Source("a", ""))])
+    assert store.unmeasured() == []
+    stored = store.records(["a"])["a"]
+    assert (stored.width, stored.height) == (30, 20)
+    store.delete(["a"])
+    store.add([Record(id="a", picture=b"bytes")])
+    assert store.unmeasured() == ["a"]
+
+
+def test_samples(open_store: Callable[[], Store]) -> None:
+    """Each document comes up, none twice, and as many as asked for as long as there are so many."""
+    store = open_store()
+    assert store.sample(3) == []
+    store.add([Record(id=f"id{number}", source=Source(f"id{number}", "")) for number in range(40)])
+    store.delete([f"id{number}" for number in range(40) if number not in (7, 8, 30, 39)])
+    left = {"id7", "id8", "id30", "id39"}
+    seen = [store.sample(2) for _ in range(300)]
+    assert {len(set(ids)) for ids in seen} == {2}
+    assert {id_ for ids in seen for id_ in ids} == left
+    assert set(store.sample(4)) == set(store.sample(9)) == left
+    assert len(store.sample(9)) == 4
+
+
+def test_a_sample_of_many_is_quick(open_store: Callable[[], Store]) -> None:
+    """It takes as many steps among a thousand times as many documents, but for the depth of the tree."""
+    store = open_store()
+
+    def steps() -> int:
+        count = 0
+
+        def step() -> None:
+            nonlocal count
+            count += 1
+
+        store._connection.set_progress_handler(step, 1)
+        store.sample(8)
+        store._connection.set_progress_handler(None, 0)
+        return count
+
+    store.add([Record(id=f"few{number}") for number in range(20)])
+    few = steps()
+    store.add([Record(id=f"many{number}") for number in range(20_000)])
+    assert steps() <= 2 * few
+
+
+def test_captions_of_a_picture(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    one, two = Source("p1", "/one.jpg"), Source("p2", "/two.jpg")
+    said = [("c", "first", one), ("a", "second", one), ("b", "other", two), ("a", "second", two)]
+    store.add([Record(id=id_, text=text, source=source) for id_, text, source in said])
+    store.update([Record(id="c", source=Source("p1", "/copy.jpg"))])
+    assert store.captions("p1") == ["first", "second"]
+    assert store.captions("p2") == ["second", "other"]
+    assert store.captions("p3") == []
+
+
 def test_what_is_in_use_is_not_erased(tmp_path: Path) -> None:
     store = Store(tmp_path, shards=1)
     store.add([Record(id="a")])
     with pytest.raises(StorageError, match="in use"):
         erase(tmp_path)
     assert len(store) == 1
+    (tmp_path / THUMBNAILS / "ab").mkdir(parents=True)
     store.close()
     erase(tmp_path)
+    assert not (tmp_path / THUMBNAILS).exists()
     again = Store(tmp_path, shards=2)
     assert len(again) == 0
     again.close()

@@ -1,0 +1,108 @@
+"""The Flow as the HTTP gateway sees it: what can be asked of it, in documents."""
+
+import random
+from typing import Any, Dict, List, NamedTuple, Optional, Set
+
+from docarray import DocList
+from jina.excepts import ExecutorError
+from jina.serve.runtimes.gateway.streamer import GatewayStreamer
+
+from executors import protocol
+from executors.document import IMAGE, TEXT, Document, Match, is_held
+from executors.web import RequestError, one_line
+
+SAMPLE_PICTURES, SAMPLE_CAPTIONS = 8, 6
+
+
+class Samples(NamedTuple):
+    """Documents of the index that nobody has asked for."""
+
+    pictures: List[Match]
+    captions: List[Match]
+
+
+class Backend:
+    """Sends documents through the Flow. Every method raises ``RequestError`` where the Flow fails.
+
+    Args:
+        streamer: Jina's own way into the Flow.
+    """
+
+    def __init__(self, streamer: GatewayStreamer) -> None:
+        self.streamer = streamer
+
+    async def post(
+        self, endpoint: str, docs: List[Document], parameters: Optional[Dict[str, Any]] = None, executor: str = ""
+    ) -> DocList[Document]:
+        """Send documents through the Flow as one request.
+
+        Raises:
+            RequestError: an executor failed (409 if the stored index does not fit the model), or is not there (503).
+        """
+        answers = self.streamer.stream(
+            DocList[Document](docs),
+            exec_endpoint=endpoint,
+            parameters=parameters,
+            target_executor=executor or None,
+            request_size=len(docs),
+            return_type=DocList[Document],
+        )
+        try:
+            answer, error = await anext(answers)
+        except Exception as lost:  # Jina has an exception of its own for each way to lose a connection
+            raise RequestError(503, f"a part of the Flow does not answer: {one_line(lost)}") from lost
+        if error:
+            raise _translated(error)
+        return answer
+
+    async def reports(self) -> List[Match]:
+        """The reports of all indexers' shards."""
+        return [report for doc in await self.post("/status", _of_both_kinds()) for report in doc.matches]
+
+    async def pictures(self, endpoint: str, ids: Set[str]) -> Dict[str, Document]:
+        """Those of some pictures that are stored, by their ids.
+
+        Args:
+            endpoint: what of them to put into ``data``, ``"/picture"`` or ``"/thumbnail"``.
+        """
+        ask = [Document(id=id_, modality=IMAGE, target=IMAGE) for id_ in ids]
+        docs = await self.post(endpoint, ask, executor="image_kv_indexer|join_all") if ask else []
+        # the branches that were not asked hand back the question
+        return {doc.id: doc for doc in docs if doc.data is not None or doc.error}
+
+    async def samples(self) -> Samples:
+        """A few pictures and captions chosen at random among those that each shard has chosen."""
+        docs = await self.post("/sample", _of_both_kinds(), {"number": max(SAMPLE_PICTURES, SAMPLE_CAPTIONS)})
+        found = {doc.id: random.sample(list(doc.matches), len(doc.matches)) for doc in docs}
+        return Samples(found[IMAGE][:SAMPLE_PICTURES], found[TEXT][:SAMPLE_CAPTIONS])
+
+    async def captions(self, picture: str) -> List[str]:
+        """The captions of one picture from all shards, in alphabetical order."""
+        ask = Document(id=picture, modality=TEXT, target=TEXT, text=picture)
+        docs = await self.post("/captions", [ask], executor="text_indexer|join_all")
+        return sorted({match.text for doc in docs for match in doc.matches})
+
+    async def index(self, docs: List[Document]) -> Dict[str, str]:
+        """Index those of ``docs`` that are not held yet; returns why, by their ids, some could not be."""
+        held = {doc.id for doc in await self.post("/update", docs) if is_held(doc)} if docs else set()
+        new = [doc for doc in docs if doc.id not in held]
+        answered = {doc.id: doc for doc in await self.post("/index", new)} if new else {}
+        if any(doc.id not in answered for doc in new):
+            raise RequestError(503, "a part of the Flow did not acknowledge: send the same request again")
+        errors = {doc.id: doc.error for doc in answered.values() if doc.error}
+        if errors:  # a branch that saw nothing wrong may have stored its part
+            await self.post("/delete", protocol.removals(errors))
+        return errors
+
+    async def search(self, docs: List[Document], parameters: Dict[str, Any]) -> Dict[str, Document]:
+        """Answer queries; returns them by their ids, one for all parts of a query."""
+        return {doc.id: doc for doc in await self.post("/search", docs, parameters)}
+
+
+def _of_both_kinds() -> List[Document]:
+    return [Document(id=kind, modality=kind, target=kind) for kind in (IMAGE, TEXT)]
+
+
+def _translated(error: ExecutorError) -> RequestError:
+    text = " ".join(str(part) for part in error.args) or error.name
+    return RequestError(409 if error.name == "StorageError" else 500, text)
