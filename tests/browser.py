@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 import os
 import shutil
 from base64 import b64encode
@@ -117,13 +118,15 @@ class Visit:
 
     def drop(self, *files: Path, **texts: str) -> None:
         """Drop files or texts, ``url=…`` or ``text=…``, on the middle of the page."""
-        named = [(file.name, b64encode(file.read_bytes()).decode()) for file in files]
+        named = [
+            (file.name, mimetypes.guess_type(file.name)[0] or "", b64encode(file.read_bytes()).decode()) for file in files
+        ]
         transfer = self.page.evaluate_handle(
             """([files, texts]) => {
                 const transfer = new DataTransfer();
-                for (const [name, body] of files) {
+                for (const [name, type, body] of files) {
                     const bytes = Uint8Array.from(atob(body), (character) => character.charCodeAt(0));
-                    transfer.items.add(new File([bytes], name, { type: `image/${name.split(".").pop()}` }));
+                    transfer.items.add(new File([bytes], name, { type }));
                 }
                 for (const [kind, text] of Object.entries(texts)) transfer.setData(kind, text);
                 return transfer;

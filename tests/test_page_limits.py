@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import Open, chromium, record, visits
 from tests.conftest import ROOT, Server, paint, run, server, write_captions
-from tests.test_page import PHOTOGRAPHS
+from tests.test_page import CAT, PHOTOGRAPHS
 
 HOSTILE = '<img src=x onerror="window.hacked=true">'
 BUNDLES = {"0.1.49": "jinabox-0.1.49", "0.1.50": "jinabox"}
@@ -88,7 +88,10 @@ def test_the_newer_query_wins(visit: Open) -> None:
 def test_a_server_that_never_answers(visit: Open) -> None:
     one = visit()
     one.page.evaluate(
-        "() => { const wait = AbortSignal.timeout; AbortSignal.timeout = (ms) => wait.call(AbortSignal, ms / 50); }"
+        """() => {
+            const timeout = AbortSignal.timeout;
+            AbortSignal.timeout = () => timeout.call(AbortSignal, window.patience ?? 300);
+        }"""
     )
     one.page.route("**/search", lambda route: None)
     one.bar.fill("red")
@@ -96,6 +99,7 @@ def test_a_server_that_never_answers(visit: Open) -> None:
     expect(one.notice).to_contain_text("The server has not answered in time")
     one.settle()
     one.page.unroute("**/search")
+    one.page.evaluate("window.patience = 30_000")
     one.page.get_by_role("link", name="Ask again").click()
     expect(one.results).to_have_count(50)
     expect(one.notice).to_be_empty()
@@ -155,9 +159,9 @@ def test_what_is_not_a_picture_or_too_large(visit: Open, tmp_path: Path) -> None
     searches = count_searches(one.page)
     (tmp_path / "notes.txt").write_text("no picture")
     with (tmp_path / "large.png").open("wb") as file:
-        file.truncate(50 * 2**20 + 1)
+        file.truncate(47 * 2**20 + 1)
     one.choose(tmp_path / "notes.txt", tmp_path / "large.png")
-    expect(one.notice).to_have_text("“notes.txt” is not a picture. “large.png” is larger than 50 MB.")
+    expect(one.notice).to_have_text("“notes.txt” is not a picture. “large.png” is larger than 47 MB.")
     one.screenshot("refused")
     expect(one.results).to_have_count(50)
     shutil.copy(tmp_path / "notes.txt", tmp_path / HOSTILE)
@@ -173,7 +177,7 @@ def test_a_damaged_picture(visit: Open, tmp_path: Path) -> None:
     one.tolerate()
     red = paint(tmp_path, {"red.png": "red"}) / "red.png"
     damaged = tmp_path / "damaged.png"
-    damaged.write_bytes(red.read_bytes()[:60])
+    damaged.write_bytes(CAT.read_bytes()[:50_000])
     one.choose(damaged)
     expect(one.notice).to_contain_text("amaged")
     expect(one.notice).not_to_contain_text("query 1")

@@ -1,7 +1,7 @@
 // The page. The address says what is asked, and `show` draws it: links, the search bar, files, back and forward all
 // only change the address.
 
-import { connect } from "./box.js";
+import { connect, load } from "./box.js";
 import { element } from "./element.js";
 import { isHere, isOwn, keep, preview, uri } from "./pictures.js";
 import { address, body, describe, isEmpty, parse } from "./query.js";
@@ -240,7 +240,7 @@ function follow(event) {
   go(link.href);
 }
 
-if (window.JinaBox) {
+if (await load(bar)) {
   connect(bar, ask, take);
   find("#ask").addEventListener("click", () => bar.search());
   avoid.addEventListener("keydown", (event) => event.key === "Enter" && bar.search());

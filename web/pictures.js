@@ -1,6 +1,6 @@
 // A person's own pictures, kept as long as the page is open: an address holds their names, but cannot hold them.
 
-const MAX_BYTES = 50 * 2 ** 20; // of all that ask together, for the server takes no more in one request
+const MAX_BYTES = 47 * 2 ** 20; // of all that ask together: a request of the server's 64 MB holds no more in base64
 const AT_ONCE = 8;
 const STORED = /^[0-9a-f]{40}$/;
 

@@ -31,7 +31,7 @@ async function ask(path, options, patience) {
 function explain(error, response, timeout) {
   if (timeout.aborted) return "The server has not answered in time. It may be busy: ask again in a moment.";
   if (error instanceof SyntaxError) return `The server gave an answer that cannot be read (status ${response.status}).`;
-  return "The server does not answer. Start it with “python app.py -t query”, then ask again.";
+  return "The server does not answer. Start it with `python app.py -t query`, then ask again.";
 }
 
 /** The server's words as a sentence of the page. */
