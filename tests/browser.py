@@ -116,10 +116,11 @@ class Visit:
             self.page.get_by_role("button", name="Upload Files").click()
         chooser.value.set_files(list(files))  # type: ignore[arg-type]
 
-    def drop(self, *files: Path, **texts: str) -> None:
-        """Drop files or texts, ``url=…`` or ``text=…``, on the middle of the page."""
+    def drop(self, *files: Path, on: str = "main", **texts: str) -> None:
+        """Drop files or texts, ``url=…`` or ``text=…``, on an element."""
         named = [
-            (file.name, mimetypes.guess_type(file.name)[0] or "", b64encode(file.read_bytes()).decode()) for file in files
+            (file.name, mimetypes.guess_type(file.name)[0] or "", b64encode(file.read_bytes()).decode())
+            for file in files
         ]
         transfer = self.page.evaluate_handle(
             """([files, texts]) => {
@@ -134,7 +135,7 @@ class Visit:
             [named, texts],
         )
         for event in ("dragenter", "dragover", "drop"):
-            self.page.dispatch_event("main", event, {"dataTransfer": transfer})
+            self.page.dispatch_event(on, event, {"dataTransfer": transfer})
 
     def screenshot(self, name: str) -> None:
         """Keep what is on the screen as a test artefact, when its pictures are there."""

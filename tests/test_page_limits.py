@@ -199,7 +199,7 @@ def test_dropped_addresses_and_words(visit: Open) -> None:
     one = visit("/?q=red")
     expect(one.results).to_have_count(50)
     searches = count_searches(one.page)
-    one.drop(URL="https://example.org/cat.jpg", text="https://example.org/cat.jpg")
+    one.drop(on=".jina-search-input", url="https://example.org/cat.jpg", text="https://example.org/cat.jpg")
     expect(one.notice).to_contain_text("an address on another site, from which nothing is fetched")
     assert searches == []
     one.drop(text="black hole")
