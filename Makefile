@@ -5,6 +5,7 @@ BIN := .venv/bin
 RUN := .venv/requirements.stamp
 DEV := .venv/requirements-dev.stamp
 PAGE := web/node_modules/.package-lock.json
+PAGE_DEV := web/node_modules/dev.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 LOCK := $(UV) pip compile --quiet --custom-compile-command "make lock" --python-version 3.11 --python-platform linux
 
@@ -19,7 +20,7 @@ demo: $(RUN) $(PAGE) ## index 16 photographs and serve a page that searches them
 	@trap : INT; export JINA_WORKSPACE=workspace-demo; \
 	$(BIN)/python app.py -t index -d toy -m clip-small --overwrite && $(BIN)/python app.py -t query || [ $$? = 130 ]
 
-test: $(DEV) $(PAGE) ## run the tests
+test: $(DEV) $(PAGE_DEV) ## run the tests
 	@$(BIN)/python -m pytest
 
 check: $(DEV) ## check format, style and types
@@ -43,6 +44,12 @@ $(DEV): requirements-dev.txt $(RUN)
 	@touch $@
 
 # The venv has an npm too, for machines without one.
+NPM_CI := cd web && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --ignore-scripts --no-audit --no-fund
+
 $(PAGE): web/package-lock.json | $(RUN)
-	@cd web && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --ignore-scripts --no-audit --no-fund
+	@$(NPM_CI) --omit=dev
 	@touch $@
+
+$(PAGE_DEV): web/package-lock.json | $(RUN)
+	@$(NPM_CI)
+	@touch $(PAGE) $@
