@@ -28,10 +28,11 @@ from tests.test_clip import small_folder
 TEXTS = ["a dog", "a cat on a mat " * 60, "", "two children play at the sea, 3 o'clock"]
 TINY: dict[str, dict[str, Any]] = {
     "text_config": {
-        "hidden_size": 48,
+        "hidden_size": 44,
         "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "intermediate_size": 101,
+        "num_attention_heads": 2,
+        "intermediate_size": 98,  # 44 * (98 / 44) is under 98
+        "layer_norm_eps": 0.01,
         "max_position_embeddings": 20,
     },
     "vision_config": {
@@ -39,6 +40,7 @@ TINY: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 3,
         "num_attention_heads": 5,
         "intermediate_size": 123,
+        "layer_norm_eps": 0.02,
         "image_size": 64,
         "patch_size": 16,
     },
