@@ -9,21 +9,18 @@ import functools
 import importlib
 import importlib.util
 import os
-import socket
 import sys
 import threading
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
-from urllib.parse import urlsplit
 
-from huggingface_hub import constants
+from huggingface_hub import constants, get_session
 
 from models import ModelError
 
-SECONDS_TO_CONNECT = 3.0
+SECONDS_TO_ANSWER = 4.0
 _OPEN_CLIP = Path(cast(Any, importlib.util.find_spec("open_clip")).origin).parent
 _SAFETENSORS = "safetensors.torch"
 
@@ -112,18 +109,14 @@ def prefer_disk() -> None:
 
 @functools.cache
 def _reachable(address: str) -> bool:
-    """Whether a host answers, or the proxy before it."""
-    parts = urlsplit(urllib.request.getproxies().get("https") or address)
+    """Whether a server answers at all, by the way that downloads take too: proxies, certificates."""
     answers: list[bool] = []
 
-    def connect() -> None:
-        with (
-            suppress(OSError),
-            socket.create_connection((parts.hostname or "", parts.port or 443), SECONDS_TO_CONNECT),
-        ):
-            answers.append(True)
+    def ask() -> None:
+        with suppress(Exception):  # of whatever the network libraries are made
+            answers.append(get_session().head(address, timeout=SECONDS_TO_ANSWER).status_code < 500)
 
-    thread = threading.Thread(target=connect, daemon=True)  # no timeout holds for a name server that is silent
+    thread = threading.Thread(target=ask, daemon=True)  # no timeout holds for a name server that is silent
     thread.start()
-    thread.join(SECONDS_TO_CONNECT)
-    return bool(answers)
+    thread.join(SECONDS_TO_ANSWER)
+    return any(answers)

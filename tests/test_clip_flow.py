@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from clip.model import CLIP
 
-from tests.conftest import COLOURS, Result, paint, run, server
+from tests.conftest import COLOURS, Result, free_port, paint, run, server, taken_port
 from tests.test_clip import multilingual_folder, siglip_folder
 
 OWN_BOXES = dict.fromkeys(("JINA_NORMALIZER", "JINA_IMAGE_ENCODER", "JINA_TEXT_ENCODER"), "")
@@ -41,10 +42,22 @@ def test_index_query_evaluate(tmp_path: Path, make_weights: Callable[[Path], Pat
     assert evaluated.out.splitlines()[-1].startswith("MeanReciprocalRank is: "), evaluated
 
 
-def test_without_a_network_one_line_says_so(tmp_path: Path) -> None:
-    places = {"HF_ENDPOINT": "https://nowhere.invalid", "HF_HUB_CACHE": tmp_path, **OWN_BOXES}
-    result = run("app.py", "-t", "index", "-d", "toy", "-m", "clip", workspace=tmp_path / "workspace", **places)
+@pytest.mark.parametrize("kind", ["no server", "dead proxy", "silent proxy"])
+def test_without_a_network_one_line_says_so(tmp_path: Path, kind: str) -> None:
+    with taken_port() as (_, silent):
+        proxy = {"no server": "", "dead proxy": f"127.0.0.1:{free_port()}", "silent proxy": f"127.0.0.1:{silent}"}[kind]
+        network = {"https_proxy": f"http://{proxy}"} if proxy else {"HF_ENDPOINT": "https://nowhere.invalid"}
+        places = {"HF_HUB_CACHE": tmp_path, **network, **OWN_BOXES}
+        before = processor_seconds()
+        result = run("app.py", "-t", "index", "-d", "toy", "-m", "clip", workspace=tmp_path / "workspace", **places)
     assert_one_line(result, "the weights openai of ViT-B-32 cannot be fetched")
+    assert processor_seconds() - before < 4
+
+
+def processor_seconds() -> float:
+    """Of all programs that have been run so far and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_file_of_another_architecture_is_one_line(tmp_path: Path) -> None:
