@@ -79,11 +79,15 @@ def processor(size: int) -> Any:
     return library.CLIPProcessor(image_processor=pictures, tokenizer=tokenizer)
 
 
+def tiny_folder(parent: Path) -> Path:
+    """A small model as transformers saves it."""
+    save(parent / "tiny", **TINY, projection_dim=32)
+    return parent / "tiny"
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("transformers") / "tiny"
-    save(folder, **TINY, projection_dim=32)
-    return folder
+    return tiny_folder(tmp_path_factory.mktemp("transformers"))
 
 
 @pytest.fixture
