@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.errors import one_line
 from storage.store import Store, erase, read_fact
 
 if TYPE_CHECKING:
@@ -143,7 +145,7 @@ def running(
     """
     check_index(model)
     _check_workspace()
-    _check_weights(model)
+    check_weights(model)
     _set_environment(model, http=http, port=port or _free_port(), data_root=data_root)
     if port:
         _check_port(port)
@@ -165,7 +167,7 @@ def running(
         flow.start()
     except Exception as error:
         _close(flow)
-        raise FlowError(f"the Flow did not start ({_first_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
+        raise FlowError(f"the Flow did not start ({one_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
     try:
         yield flow
     except BadServer as error:
@@ -207,8 +209,14 @@ def _check_workspace() -> None:
         raise FlowError(f"cannot write to {folder} ({error.strerror}): set JINA_WORKSPACE to another folder") from error
 
 
-def _check_weights(model: str) -> None:
-    """Ask a process of its own: torch in this one would hang the Flow's processes, which are forked from it."""
+@functools.cache
+def check_weights(model: str) -> None:
+    """Refuse a model that cannot be loaded here; what it needs is fetched.
+
+    Raises:
+        FlowError: says what is missing.
+    """
+    # A process of its own is asked: torch in this one would hang the Flow's processes, which are forked from it.
     if os.environ.get("JINA_IMAGE_ENCODER") and os.environ.get("JINA_TEXT_ENCODER"):
         return  # another encoder than the model's own
     command = [sys.executable, "-m", "models", model]
@@ -286,7 +294,3 @@ def _follow_parent() -> None:
     os.setpgid(0, 0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

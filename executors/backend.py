@@ -9,7 +9,8 @@ from jina.serve.runtimes.gateway.streamer import GatewayStreamer
 
 from executors import protocol
 from executors.document import IMAGE, TEXT, Document, Match, is_held
-from executors.web import RequestError, one_line
+from executors.web import RequestError
+from models.errors import one_line
 
 SAMPLE_PICTURES, SAMPLE_CAPTIONS = 8, 6
 

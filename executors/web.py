@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from executors import answers, protocol
 from executors.schema import MAX_BODY, place
+from models.errors import one_line
 
 WEB = Path(__file__).resolve().parent.parent / "web"
 DOCS = "/docs"
@@ -115,11 +116,6 @@ def prepare(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
         return await files.get_response("index.html", request.scope)
-
-
-def one_line(text: object) -> str:
-    """A message without line breaks and of readable length."""
-    return " ".join(str(text).split())[:500]
 
 
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
