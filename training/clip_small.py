@@ -232,7 +232,9 @@ class Training(Loop):
         standard = head.standard_image
         standard.fit(views.flatten(0, 1))
         self._views, self._world_features, self._dev_features = map(standard, (views, world_views, dev_views[0]))
-        self._classes = imagenet.prototypes(weights["classifier.weight"] / standard.scale, self._views[0])
+        rows = weights["classifier.weight"] / standard.scale
+        rows = rows.where(standard.scale > 0, 0.0)  # a feature that is always the same tells nothing
+        self._classes = imagenet.prototypes(rows, self._views[0])
         read = self._read(texts)
         head.standard_text.fit(read)
         self._texts = head.standard_text(read)
