@@ -25,7 +25,7 @@ from executors.web import DOCS, RequestError, prepare
 HOW_TO_INDEX = "nothing is indexed yet: run `python app.py -t index -d toy`, or `-d` with a folder of pictures"
 FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 """For what is named by its content."""
-A_PICTURE: Dict[Any, Any] = {200: {"content": {"image/*": {}}, "description": "the file"}}
+A_FILE: Dict[Any, Any] = {200: {"content": {"image/*": {}}, "description": "the file"}}
 
 
 class HTTPGateway(FastAPIBaseGateway):
@@ -68,17 +68,17 @@ class HTTPGateway(FastAPIBaseGateway):
             """A few pictures and captions of the index to begin with, others each time."""
             return Samples(**answers.samples(*await backend.samples(), _server(request)))
 
-        @app.get("/images/{picture}", response_class=Response, responses={**A_PICTURE, **refusals(404, 503)})
+        @app.get("/images/{picture}", response_class=Response, responses={**A_FILE, **refusals(404, 422, 503)})
         async def image(picture: str) -> Response:
             """A stored picture by its id. It is named by its content, so that it may be cached for ever."""
             return _file(picture, await backend.pictures("/picture", {picture}))
 
-        @app.get("/thumbnails/{picture}", response_class=Response, responses={**A_PICTURE, **refusals(404, 500, 503)})
+        @app.get("/thumbnails/{picture}", response_class=Response, responses={**A_FILE, **refusals(404, 422, 500, 503)})
         async def thumbnail(picture: str) -> Response:
             """A small version of a stored picture, a JPEG of at most 320 pixels; it too may be cached for ever."""
             return _file(picture, await backend.pictures("/thumbnail", {picture}))
 
-        @app.get("/images/{picture}/captions", responses=refusals(503))
+        @app.get("/images/{picture}/captions", responses=refusals(422, 503))
         async def captions(picture: str) -> Captions:
             """The captions that were indexed for a picture; none for one that is not here."""
             return Captions(captions=await backend.captions(picture))
