@@ -137,12 +137,16 @@ class Visit:
         for event in ("dragenter", "dragover", "drop"):
             self.page.dispatch_event(on, event, {"dataTransfer": transfer})
 
-    def screenshot(self, name: str) -> None:
-        """Keep what is on the screen as a test artefact, when its pictures are there."""
+    def wait_for_pictures(self) -> None:
+        """Wait until the pictures on the screen are drawn."""
         self.page.wait_for_function(
             """() => [...document.querySelectorAll("main img")].every((image) =>
                 image.getBoundingClientRect().top > innerHeight || (image.complete && image.naturalWidth))"""
         )
+
+    def screenshot(self, name: str) -> None:
+        """Keep what is on the screen as a test artefact."""
+        self.wait_for_pictures()
         ARTIFACTS.mkdir(exist_ok=True)
         self.page.screenshot(path=ARTIFACTS / f"page-{name}.png")
 

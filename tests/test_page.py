@@ -206,6 +206,7 @@ def test_captions_of_a_result_and_the_full_picture(visit: Open) -> None:
 def test_dragged_result_asks_with_it(visit: Open) -> None:
     one = visit("/?q=a+cat")
     expect(one.results).to_have_count(16)
+    one.wait_for_pictures()
     one.pictures.first.hover()
     one.page.mouse.down()
     one.page.mouse.move(700, 400, steps=5)
