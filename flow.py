@@ -16,6 +16,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.errors import one_line
 from storage.store import Store, erase, read_fact
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def running(
         flow.start()
     except Exception as error:
         _close(flow)
-        raise FlowError(f"the Flow did not start ({_first_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
+        raise FlowError(f"the Flow did not start ({one_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
     try:
         yield flow
     except BadServer as error:
@@ -286,7 +287,3 @@ def _follow_parent() -> None:
     os.setpgid(0, 0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

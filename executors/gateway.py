@@ -17,6 +17,7 @@ from executors import VERSION, protocol
 from executors.document import IMAGE, TEXT, Document, Match, is_held
 from executors.protocol import MAX_TOP_K, IndexRequest, SearchRequest
 from executors.vector_indexer import DEFAULT_TOP_K
+from models.errors import one_line
 
 HOW_TO_INDEX = "nothing is indexed yet: run `python app.py -t index -d toy`, or `-d` with a folder of pictures"
 WEB = Path(__file__).resolve().parent.parent / "web"
@@ -115,7 +116,7 @@ class HTTPGateway(FastAPIBaseGateway):
         try:
             answer, error = await anext(answers)
         except Exception as lost:  # Jina has an exception of its own for each way to lose a connection
-            raise RequestError(503, f"a part of the Flow does not answer: {_first_line(lost)}") from lost
+            raise RequestError(503, f"a part of the Flow does not answer: {one_line(lost)}") from lost
         if error:
             raise _translated(error)
         return answer
@@ -217,13 +218,9 @@ async def _refuse(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         wrong = [f"{'.'.join(str(part) for part in one['loc'][1:])}: {one['msg']}" for one in error.errors()]
         return JSONResponse(protocol.refusal("; ".join(wrong)), 422)
-    return JSONResponse(protocol.refusal(f"an error of the server: {_first_line(error)}"), 500)
+    return JSONResponse(protocol.refusal(f"an error of the server: {one_line(error)}"), 500)
 
 
 def _translated(error: ExecutorError) -> RequestError:
     text = " ".join(str(part) for part in error.args) or error.name
     return RequestError(409 if error.name == "StorageError" else 500, text)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

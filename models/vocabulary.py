@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from nltk.tokenize.treebank import TreebankWordTokenizer
 
 from models import ModelError
+from models.errors import one_line
 
 PAD, START, END, UNKNOWN = SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 LONGEST_TEXT = 2_000  # characters; Flickr8k's longest caption has under 200
@@ -68,10 +69,8 @@ class Vocabulary:
         except FileNotFoundError as error:
             raise ModelError(f"no vocabulary of VSE++ at {path}: correct VSE_VOCAB, or restore the file") from error
         except Exception as error:  # a pickle can fail in any way
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"{path} cannot be used as VSE++'s vocabulary ({type(error).__name__}: {reason})"
-            ) from error
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise ModelError(f"{path} cannot be used as VSE++'s vocabulary ({reason})") from error
 
 
 class _AuthorsVocabulary:

@@ -7,7 +7,6 @@ of the authors takes their place when VSE_CHECKPOINT and VSE_VOCAB are set.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from models import EMBEDDED, ModelError
+from models.errors import one_line
+from models.hashing import file_hash
 from models.precision import prepare
 from models.preprocessing import Preprocessing
 from models.vocabulary import Vocabulary
@@ -152,7 +153,9 @@ class VseModel:
 
     def __init__(self, source: _Source, *, image: bool, text: bool) -> None:
         self.dimension, self.preprocessing = source.dimension, source.preprocessing
-        self.fingerprint = f"vse {source.cnn} {self.dimension}-d {self.preprocessing} {_hash(source.files)}"
+        with _blamed(source.files[0]):
+            digest = file_hash(*source.files)[:12]
+        self.fingerprint = f"vse {source.cnn} {self.dimension}-d {self.preprocessing} {digest}"
         self._image = source.image_tower() if image else None
         self._text = source.text_tower() if text else None
 
@@ -293,16 +296,8 @@ def _blamed(file: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise ModelError(f"no weights of VSE++ at {file}: correct VSE_CHECKPOINT, or restore the file") from error
+        absent = error.filename or file
+        raise ModelError(f"no weights of VSE++ at {absent}: correct VSE_CHECKPOINT, or restore the file") from error
     except Exception as error:  # a file that is not what it should be fails in many ways
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{file} cannot be used as weights of VSE++ ({type(error).__name__}: {reason})") from error
-
-
-def _hash(files: Sequence[Path]) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of all files together."""
-    digest = hashlib.sha256()
-    for file in files:
-        with _blamed(file), file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:12]
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelError(f"{file} cannot be used as weights of VSE++ ({reason})") from error
