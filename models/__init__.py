@@ -44,9 +44,13 @@ def load(name: str, *, image: bool, text: bool) -> Model:
 
         return VseModel.load(image=image, text=text)
     if name == "clip":
+        from models import published
+
+        asked = published.asked_for()
+        published.locate(*asked)  # what cannot be had is said before torch is imported
         from models.clip import ClipModel
 
-        return ClipModel.load(image=image, text=text)
+        return ClipModel(*asked, image=image, text=text)
     if name == "clip-small":
         from models.clip import ClipModel
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import try_to_load_from_cache
 
 import models
-from models import EMBEDDED
-from models.clip import WEIGHTS, make
+from models import EMBEDDED, published
+from models.clip import make
 
 NOT_MEASURED = "not measured"
 NOT_RUN = "not run here"
@@ -100,18 +99,9 @@ def _found() -> Iterator[str]:
             files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
             yield str(Entry(use, sum(file.stat().st_size for file in files), dimension, NOT_RUN))
     for architecture, tag in open_clip.list_pretrained():
-        file = _downloaded(open_clip.get_pretrained_cfg(architecture, tag))
+        file = published.on_disk(open_clip.get_pretrained_cfg(architecture, tag))
         if file and not architecture.endswith("-quickgelu"):
             yield str(Entry(_use(architecture, tag), file.stat().st_size, _dimension(architecture), NOT_RUN))
-
-
-def _downloaded(config: dict[str, Any]) -> Path | None:
-    repository, _, name = config.get("hf_hub", "").rpartition("/")
-    for candidate in [name] if name else WEIGHTS:
-        path = try_to_load_from_cache(repository, candidate) if repository else None
-        if isinstance(path, str):
-            return Path(path)
-    return None
 
 
 def _downloadable() -> tuple[int, list[Entry]]:

@@ -1,7 +1,8 @@
 """Reading the files that weights of CLIP come in, told apart by their content; nothing in a file is ever run.
 
 Read are safetensors, PyTorch's ``.pt`` and ``.bin`` (a state dict, or one under ``state_dict`` as open_clip's training
-saves it), and TorchScript archives, the format of OpenAI's own files.
+saves it), and TorchScript archives, the format of OpenAI's own files. The names in them are open_clip's, OpenAI's, or
+those of transformers.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models import ModelError
+from models.errors import one_line
+from models.transformers_clip import convert, is_of_transformers
 
 _OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 _ELEMENTS = {
@@ -37,11 +40,13 @@ class Checkpoint:
     """The weights of a file by open_clip's names, without ``module.`` before them.
 
     ``quick_gelu`` is whether the file shows that OpenAI's code has made it, whose models all have QuickGELU; a file
-    that does not show it may still need QuickGELU.
+    that does not show it may still need QuickGELU. ``of_transformers`` is whether transformers has saved it, in whose
+    files the activation and the number of heads cannot be seen.
     """
 
     weights: dict[str, Tensor]
     quick_gelu: bool
+    of_transformers: bool
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
@@ -58,13 +63,12 @@ def read_checkpoint(file: Path) -> Checkpoint:
         if _is_script(file):
             weights, classes = _read_script(file)
             checkpoint = _checkpoint(weights, ordered=True)
-            return Checkpoint(checkpoint.weights, checkpoint.quick_gelu or "QuickGELU" in classes)
+            return replace(checkpoint, quick_gelu=checkpoint.quick_gelu or "QuickGELU" in classes)
         return _checkpoint(torch.load(file, map_location="cpu", weights_only=True), ordered=True)
     except pickle.UnpicklingError as error:
         raise ModelError(f"{file} is refused: it holds code or objects beside weights, which are never run") from error
     except Exception as error:  # each library has its own for a file that is damaged or of another kind
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise ModelError(f"{file} cannot be read as weights of CLIP: {reason}") from error
+        raise ModelError(f"{file} cannot be read as weights of CLIP: {one_line(error)}") from error
 
 
 def _checkpoint(content: Any, *, ordered: bool) -> Checkpoint:
@@ -77,7 +81,9 @@ def _checkpoint(content: Any, *, ordered: bool) -> Checkpoint:
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     quick_gelu = all(mark in weights for mark in _OPENAI_MARKS)
     quick_gelu = quick_gelu or (ordered and not wrapped and _in_openais_order(names))
-    return Checkpoint({name: weights[name] for name in weights if name not in _OPENAI_MARKS}, quick_gelu)
+    weights = {name: weights[name] for name in weights if name not in _OPENAI_MARKS}
+    of_transformers = is_of_transformers(weights)
+    return Checkpoint(convert(weights) if of_transformers else weights, quick_gelu, of_transformers)
 
 
 def _in_openais_order(names: Sequence[str]) -> bool:

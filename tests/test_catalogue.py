@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,19 @@ import pytest
 import app
 from models import catalogue
 from tests.test_clip import small_folder
+from tests.test_clip_transformers import tiny_folder
 
 
+@pytest.mark.parametrize(("make_folder", "dimension"), [(small_folder, 16), (tiny_folder, 32)])
 def test_lists_what_can_be_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    make_folder: Callable[[Path], Path],
+    dimension: int,
 ) -> None:
-    monkeypatch.setenv("CLIP_PRETRAINED", str(small_folder(tmp_path)))
+    folder = make_folder(tmp_path)
+    monkeypatch.setenv("CLIP_PRETRAINED", str(folder))
     monkeypatch.setenv("VSE_CHECKPOINT", str(tmp_path / "absent"))
     assert app.list_models(app.parser().parse_args(["-t", "models"])) == 0
     out = capsys.readouterr().out
@@ -23,8 +31,8 @@ def test_lists_what_can_be_run(
     found, _, downloadable = rest.partition("downloadable")
     assert "-m vse" in embedded
     assert "1024-d" in embedded
-    assert f"CLIP_PRETRAINED={tmp_path / 'small'} -m clip" in found
-    assert "16-d" in found
+    assert f"CLIP_PRETRAINED={folder} -m clip" in found
+    assert f" {dimension}-d" in found
     assert "absent" not in found
     assert "CLIP_MODEL=ViT-B-32 CLIP_PRETRAINED=openai" in downloadable
     assert len(out.splitlines()) < 25

@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 import models.clip
 import models.precision
 from models import ModelError
-from models.clip import WEIGHTS, ClipModel, make
+from models.clip import ClipModel, make
+from models.clip_source import WEIGHTS
 from models.preprocessing import Preprocessing
 
 ARCHITECTURE = "ViT-S-32-alt"  # the smallest of open_clip's: what is tested holds for all
@@ -120,9 +121,9 @@ def test_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
 
 def test_weights_that_cannot_be_fetched_are_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("models.clip.constants.ENDPOINT", "https://nowhere.invalid")
-    monkeypatch.setattr("models.clip.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("models.clip.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("models.published.constants.ENDPOINT", "https://nowhere.invalid")
+    monkeypatch.setattr("models.published.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("models.published.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(ModelError, match="set CLIP_PRETRAINED to the file, or use -m clip-small"):
         ClipModel("ViT-B-32", "openai", image=False, text=False)
 
@@ -287,9 +288,9 @@ def test_folders_give_what_open_clip_gives(tmp_path: Path, make_folder: Callable
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "has no open_clip_config.json"),
-        ({"config.json": '{"model_type": "clip"}'}, "which transformers' CLIPModel does not have"),
-        ({"open_clip_config.json": "{"}, "open_clip_config.json: it cannot be used"),
+        ({}, "has no open_clip_config.json or config.json"),
+        ({"config.json": '{"model_type": "clip"}'}, "has no weights"),
+        ({"open_clip_config.json": "{", "model.safetensors": ""}, "open_clip_config.json: it cannot be used"),
         ({"open_clip_config.json": '{"model_cfg": {"embed_dim": 4, "text_cfg": {}}}'}, "has no weights"),
     ],
 )

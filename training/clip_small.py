@@ -24,7 +24,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from models.clip import WEIGHTS, ClipModel, make
+from models.clip import ClipModel, make
+from models.clip_source import WEIGHTS
 from models.precision import FAST_TYPE, prepare
 from models.vse import TEXT_BATCH
 from progress import Progress
