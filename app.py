@@ -65,13 +65,16 @@ def parser() -> argparse.ArgumentParser:
 
 def index(options: argparse.Namespace) -> int:
     """Index a data set."""
+    data_set = open_data_set(options.data_set)
+    made_with = None if options.overwrite else flows.indexed_model()
+    model = options.model_name or made_with or "clip"
+    if not made_with:
+        flows.check_weights(model)  # what lacks is said before seconds of imports, and before anything is erased
+    if options.overwrite:
+        flows.erase_index()
     import client
 
     account = client.Account()
-    data_set = open_data_set(options.data_set)
-    if options.overwrite:
-        flows.erase_index()
-    model = options.model_name or flows.indexed_model() or "clip"
     if flows.switched_on("JINA_USE_REST_API"):
         port = flows.number("JINA_PORT", flows.PORT)
         with flows.running("flow-index.yml", model=model, http=True, port=port, data_root=data_set.root) as flow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import socket
@@ -144,7 +145,7 @@ def running(
     """
     check_index(model)
     _check_workspace()
-    _check_weights(model)
+    check_weights(model)
     _set_environment(model, http=http, port=port or _free_port(), data_root=data_root)
     if port:
         _check_port(port)
@@ -208,8 +209,14 @@ def _check_workspace() -> None:
         raise FlowError(f"cannot write to {folder} ({error.strerror}): set JINA_WORKSPACE to another folder") from error
 
 
-def _check_weights(model: str) -> None:
-    """Ask a process of its own: torch in this one would hang the Flow's processes, which are forked from it."""
+@functools.cache
+def check_weights(model: str) -> None:
+    """Refuse a model that cannot be loaded here; what it needs is fetched.
+
+    Raises:
+        FlowError: says what is missing.
+    """
+    # A process of its own is asked: torch in this one would hang the Flow's processes, which are forked from it.
     if os.environ.get("JINA_IMAGE_ENCODER") and os.environ.get("JINA_TEXT_ENCODER"):
         return  # another encoder than the model's own
     command = [sys.executable, "-m", "models", model]

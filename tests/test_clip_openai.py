@@ -65,11 +65,18 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save(name: str, folder: Path) -> Weights:
-    """The archive is traced and in half precision, and its three marks are buffers, as in OpenAI's."""
     torch.manual_seed(0)
     model = CLIP(*SIZES[name]).eval()
     torch.save(model.state_dict(), folder / "plain.pt")
-    for mark, value in zip(MARKS, (SIZES[name][1], SIZES[name][5], SIZES[name][6]), strict=True):
+    traced = save_archive(model, SIZES[name], folder / "archive.pt")
+    torch.save(traced.state_dict(), folder / "state_dict.pt")
+    reference, preprocess = clip.load(str(folder / "archive.pt"), device="cpu")
+    return Weights(folder / "archive.pt", folder / "state_dict.pt", folder / "plain.pt", reference, preprocess)
+
+
+def save_archive(model: CLIP, sizes: tuple[Any, ...], file: Path) -> Any:
+    """It is traced and in half precision, and its three marks are buffers, as in OpenAI's."""
+    for mark, value in zip(MARKS, (sizes[1], sizes[5], sizes[6]), strict=True):
         vars(model).pop(mark, None)
         model.register_buffer(mark, torch.tensor(value))
     inputs = torch.zeros(1, 3, 224, 224), torch.zeros(1, 77, dtype=torch.long)
@@ -78,10 +85,8 @@ def save(name: str, folder: Path) -> Weights:
     for parameter in traced.parameters():
         if parameter.ndim > 1:
             parameter.data = parameter.data.half()
-    traced.save(str(folder / "archive.pt"))
-    torch.save(traced.state_dict(), folder / "state_dict.pt")
-    reference, preprocess = clip.load(str(folder / "archive.pt"), device="cpu")
-    return Weights(folder / "archive.pt", folder / "state_dict.pt", folder / "plain.pt", reference, preprocess)
+    traced.save(str(file))
+    return traced
 
 
 @cache
