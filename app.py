@@ -69,7 +69,7 @@ def index(options: argparse.Namespace) -> int:
     made_with = None if options.overwrite else flows.indexed_model()
     model = options.model_name or made_with or "clip"
     if not made_with:
-        flows.check_weights(model)  # there is something to index: what lacks is said before seconds of imports
+        flows.check_weights(model)  # what lacks is said before seconds of imports, and before anything is erased
     if options.overwrite:
         flows.erase_index()
     import client

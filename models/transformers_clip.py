@@ -178,8 +178,8 @@ def read_preprocessing(file: Path, size: int) -> dict[str, Any]:
         ModelError: it is not CLIP's way of resizing and cutting.
     """
     content = _read(file)
-    content = content.get("image_processor", content)
     with blamed(file):
+        content = content.get("image_processor", content)
         interpolation = _INTERPOLATIONS.get(content.get("resample", 3))
         resized = content.get("size", size) in (size, {"shortest_edge": size})
         cut = content.get("crop_size", size) in (size, {"height": size, "width": size})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from clip.model import CLIP
 
-from tests.conftest import COLOURS, Result, free_port, paint, run, server, taken_port
+from tests.conftest import COLOURS, Indexed, Result, free_port, held, paint, run, server, taken_port
 from tests.test_clip import multilingual_folder, siglip_folder
 from tests.test_clip_openai import SIZES, save_archive
 from tests.test_clip_transformers import tiny_folder
@@ -62,6 +63,16 @@ def test_without_a_network_one_line_says_so(tmp_path: Path, kind: str) -> None:
         result = run("app.py", "-t", "index", "-d", "toy", "-m", "clip", workspace=tmp_path / "workspace", **places)
     assert_one_line(result, "the weights openai of ViT-B-32 cannot be fetched")
     assert processor_seconds() - before < 2.5
+
+
+def test_an_index_is_not_erased_for_a_model_that_is_not_there(indexed: Indexed, tmp_path: Path) -> None:
+    workspace = Path(shutil.copytree(indexed.workspace, tmp_path / "workspace"))
+    places = {"HF_ENDPOINT": "https://nowhere.invalid", "HF_HUB_CACHE": tmp_path, **OWN_BOXES}
+    result = run(
+        "app.py", "-t", "index", "-d", indexed.folder, "-m", "clip", "--overwrite", workspace=workspace, **places
+    )
+    assert_one_line(result, "the weights openai of ViT-B-32 cannot be fetched")
+    assert len(held(workspace, "text_indexer")) == len(COLOURS)
 
 
 def processor_seconds() -> float:

@@ -264,6 +264,7 @@ def test_nothing_but_the_model_is_needed(tiny: Path, tmp_path: Path) -> None:
             "processor_config.json: it cannot be used",
         ),
         ("tokenizer.json", "model", {"vocab": {"a": 1}}, "tokenizer.json is not CLIP's own tokeniser.* '!' differs"),
+        ("processor_config.json", "", {"image_processor": []}, "processor_config.json: it cannot be used"),
         ("tokenizer.json", "model", {"vocab": None}, "tokenizer.json: it cannot be used"),
     ],
 )
