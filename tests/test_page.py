@@ -390,8 +390,9 @@ def test_words_survive_the_panel_and_a_drag(visit: Open) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessibility(visit: Open, scheme: str) -> None:
-    one = visit(color_scheme=scheme, permissions=["camera"])
+    one = visit(color_scheme=scheme, permissions=["camera"], reduced_motion="reduce")  # nothing is half faded in
     expect(one.pictures.first).to_be_visible()
+    one.settle()
     found = {"arrival": one.violations()}
     one.page.get_by_role("button", name="Add a picture").click()
     found["panel"] = one.violations()
