@@ -19,7 +19,7 @@ from tests.conftest import ROOT, Server
 
 ARTIFACTS = ROOT / "test-artifacts"
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
-PATIENCE = 30_000
+PATIENCE = 60_000
 """Milliseconds after which an expectation is given up; a shared machine answers slowly at times."""
 
 expect.set_options(timeout=PATIENCE)

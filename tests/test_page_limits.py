@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import Open, chromium, record, visits
-from tests.conftest import ROOT, Server, paint, run, server, write_captions
+from tests.conftest import PATIENCE, ROOT, Server, paint, run, server, write_captions
 from tests.test_page import CAT, PHOTOGRAPHS
 
 HOSTILE = '<img src=x onerror="window.hacked=true">'
@@ -142,7 +142,7 @@ def test_nothing_indexed_nothing_found_and_the_server_stopped(browser: Browser, 
         expect(one.notice).to_contain_text("othing was found")
 
         running.process.terminate()
-        running.process.wait(60)
+        running.process.wait(PATIENCE)
         one.bar.fill("blue")
         one.bar.press("Enter")
         expect(one.notice).to_contain_text("The server does not answer. Start it with python app.py -t query")
@@ -247,7 +247,8 @@ def test_published_jina_box(browser: Browser, serving: Server, tmp_path: Path, v
     """Both published versions, unchanged, on a page that has nothing else and no content security policy."""
     package = ROOT / "web" / "node_modules" / BUNDLES[version]
     assert f'"version": "{version}"' in (package / "package.json").read_text()
-    html = "<jina-searchbar></jina-searchbar><script src=box.js></script><script>JinaBox.init('/search')</script>"
+    start = "JinaBox.init('/search', { timeout: 60000 })"  # else 5 s, too short for a busy machine
+    html = f"<jina-searchbar></jina-searchbar><script src=box.js></script><script>{start}</script>"
     page = browser.new_page(base_url=serving.url)
     page.route("https://**", lambda route: route.abort())  # 0.1.49 asks for a font
     page.route("**/box.js", lambda route: route.fulfill(path=package / "dist" / "jinabox.umd.js"))

@@ -5,22 +5,28 @@ import { connect, load } from "./box.js";
 import { element } from "./element.js";
 import { isHere, isOwn, keep, preview, uri } from "./pictures.js";
 import { address, body, describe, isEmpty, parse } from "./query.js";
-import { found, grid, list } from "./results.js";
-import { get, post, sentence } from "./server.js";
+import { grid, group, heading } from "./results.js";
+import { get, post } from "./server.js";
 
 const TITLE = document.title;
-const HINT = "Describe a picture, or add one: with the button, by drag and drop, or paste it.";
 const OWN_HINT = "An address cannot hold your own picture: whoever opens it has to add the picture again.";
-const LOST = "This search was made with a picture of somebody's own, which an address cannot hold. Add it again, or search with words.";
-const FROM_ELSEWHERE = "This picture came as an address on another site, from which nothing is fetched. Save it and drop the file, or copy it and paste it here.";
+const LOST =
+  "This search was made with a picture of somebody's own, which an address cannot hold. " +
+  "Add it again, or search with words.";
+const NOTHING = "Nothing is indexed yet. Run `python app.py -t index -d toy`, or `-d` with a folder of pictures.";
+const FROM_ELSEWHERE =
+  "This picture came as an address on another site, from which nothing is fetched. " +
+  "Save it and drop the file, or copy it and paste it here.";
 const REMEMBERED = 20;
 
-const find = (selector) => document.querySelector(selector);
-const bar = find("jina-searchbar");
-const results = find("#results");
-const notice = find("#notice");
-const progress = find("#progress");
-const avoid = find("#avoid input");
+const select = (selector) => document.querySelector(selector);
+const bar = select("jina-searchbar");
+const results = select("#results");
+const notice = select("#notice");
+const progress = select("#progress");
+const avoid = select("#avoid input");
+const hint = select("#hint");
+const HINT = hint.textContent;
 
 let asked; // the query of the address
 let index = { pictures: 1, captions: 1 }; // until the server says what it has
@@ -65,8 +71,8 @@ async function show() {
     scrollTo(0, 0);
   } catch (error) {
     if (signal.aborted) return;
-    draw(isEmpty(asked) ? [] : [heading(asked, "")]);
-    say(error.message, element("a", { href }, "Ask again"));
+    draw(isEmpty(asked) ? [] : [heading(asked)]);
+    say(error.message, ...(error.cause ? [element("a", { href }, "Ask again")] : []));
   }
 }
 
@@ -82,9 +88,7 @@ function showAgain() {
 async function arrival(signal) {
   tell(signal);
   const samples = await get("/samples", signal);
-  if (!samples.pictures.length && !samples.captions.length) {
-    throw new Error("Nothing is indexed yet. Run `python app.py -t index -d toy`, or name a folder of pictures after `-d`.");
-  }
+  if (!samples.pictures.length && !samples.captions.length) throw new Error(NOTHING);
   const drawn = [element("h2", { tabindex: -1 }, "Find pictures with words, and words with pictures")];
   if (samples.captions.length) {
     const links = samples.captions.map((text) => element("li", {}, element("a", { href: address({ text }) }, text)));
@@ -104,7 +108,9 @@ async function answer(query, signal) {
   if (index.model === undefined) tell(signal);
   const [{ data }, ...own] = await Promise.all([search, ...stored]);
   // A picture is always most like itself.
-  for (const [place, doc] of data.docs.entries()) doc.matches = doc.matches.filter(({ id }) => id !== query.pictures[place]);
+  data.docs.forEach((doc, place) => {
+    doc.matches = doc.matches.filter(({ id }) => id !== query.pictures[place]);
+  });
   const number = data.docs.reduce((sum, doc) => sum + doc.matches.length, 0);
   const seconds = ((performance.now() - started) / 1000).toFixed(2);
   const groups = data.docs.map((doc, place) => group(query, doc, own[place]?.captions ?? [], place));
@@ -119,38 +125,8 @@ async function tell(signal) {
     return;
   }
   const counts = [count(index.pictures, "picture"), count(index.captions, "caption")];
-  find("#facts").textContent = [...counts, index.model?.split(" ")[0]].filter(Boolean).join(" · ");
+  select("#facts").textContent = [...counts, index.model?.split(" ")[0]].filter(Boolean).join(" · ");
   document.body.classList.toggle("without-captions", !index.captions);
-}
-
-function heading(query, summary) {
-  const tab = (name) => {
-    const current = query.find === name ? { "aria-current": "true" } : {};
-    return element("a", { href: address({ ...query, find: name }), ...current }, name === "captions" ? "Captions" : "Pictures");
-  };
-  return element(
-    "div",
-    { class: "heading" },
-    element("h2", { tabindex: -1 }, describe(query)),
-    element("p", { class: "summary" }, summary),
-    element("nav", { class: "captions", "aria-label": "What to find" }, tab("pictures"), tab("captions")),
-  );
-}
-
-/** The results of one of the pictures, or of the only query. */
-function group(query, doc, own, place) {
-  const matches = doc.matches.map(found);
-  const parts = [];
-  if (own.length) parts.push(element("h3", {}, "Its own captions"), list(own.map((text) => ({ text }))));
-  if (own.length && matches.length) parts.push(element("h3", {}, "Captions that fit it"));
-  if (doc.error) parts.push(element("p", {}, sentence(doc.error)));
-  else if (!matches.length) parts.push(element("p", {}, "Nothing was found."));
-  else parts.push(query.find === "captions" ? list(matches) : grid(matches));
-  const name = query.pictures[place];
-  if (!name || (query.find === "pictures" && query.pictures.length === 1)) return element("section", {}, ...parts);
-  const number = query.pictures.length > 1 ? `Picture ${place + 1} of ${query.pictures.length}` : "The picture";
-  const picture = element("img", { src: preview(name), alt: number });
-  return element("section", { class: query.find === "captions" ? "group beside" : "group" }, picture, element("div", {}, ...parts));
 }
 
 function count(number, noun) {
@@ -169,9 +145,9 @@ function begin() {
   bar.searchInput.value = asked.text;
   bar.searchInput.placeholder = pictures.length ? "Add words, such as: in the snow" : "A dog runs through the snow";
   avoid.value = asked.avoid;
-  find("#avoid").open ||= Boolean(asked.avoid);
-  find("#hint").textContent = pictures.some(isOwn) ? OWN_HINT : pictures.length ? "" : HINT;
-  find("#pictures").replaceChildren(...pictures.map(chip));
+  select("#avoid").open ||= Boolean(asked.avoid);
+  hint.textContent = pictures.some(isOwn) ? OWN_HINT : pictures.length ? "" : HINT;
+  select("#pictures").replaceChildren(...pictures.map(chip));
   notice.replaceChildren();
   return running.signal;
 }
@@ -242,7 +218,7 @@ function follow(event) {
 
 if (await load(bar)) {
   connect(bar, ask, take);
-  find("#ask").addEventListener("click", () => bar.search());
+  select("#ask").addEventListener("click", () => bar.search());
   avoid.addEventListener("keydown", (event) => event.key === "Enter" && bar.search());
   document.addEventListener("click", follow);
   document.addEventListener("drop", drop, true);

@@ -1,4 +1,5 @@
-// The server's answers. Whatever goes wrong becomes an Error whose message is a sentence for a person.
+// The server's answers. Whatever goes wrong becomes an Error whose message is a sentence for a person; it has a cause if
+// the same request may succeed another time.
 
 const PATIENCE = 30_000;
 const UPLOAD = 1_000; // bytes in a millisecond that a slow network carries at least
@@ -24,7 +25,10 @@ async function ask(path, options, patience) {
   } catch (error) {
     throw new Error(explain(error, response, timeout), { cause: error });
   }
-  if (!response.ok) throw new Error(sentence(answer.status?.description ?? `status ${response.status}`));
+  if (!response.ok) {
+    const words = sentence(answer.status?.description ?? `status ${response.status}`);
+    throw new Error(words, response.status < 500 ? {} : { cause: response });
+  }
   return answer;
 }
 
