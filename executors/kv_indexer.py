@@ -15,7 +15,7 @@ from executors.indexer import Indexer
 from executors.picture import PictureError, inspect, read
 from executors.protocol import data_uri
 from executors.thumbnails import MIME_TYPE, Thumbnails
-from storage.store import THUMBNAILS, Record
+from storage.store import THUMBNAILS, Record, Store
 
 THREADS = 2
 """How many thumbnails are made at once."""
@@ -34,6 +34,7 @@ class KVIndexer(Indexer):
         self.root = Path(root).resolve() if root else None
         self.thumbnails = Thumbnails(Path(self.workspace) / THUMBNAILS)
         self.threads = ThreadPoolExecutor(THREADS)
+        self.reader = Store(Path(self.workspace), shards=self.shards)  # for the threads: the other one may be writing
         unmeasured = self.store.unmeasured()
         for start in range(0, len(unmeasured), _MEASURED_AT_ONCE):
             self.store.measure(self._sizes(unmeasured[start : start + _MEASURED_AT_ONCE]))
@@ -104,7 +105,7 @@ class KVIndexer(Indexer):
     @requests(on="/thumbnail")
     async def thumbnail(self, docs: DocList[Document], **_: Any) -> DocList[Document]:
         """As ``/picture``, but small. It runs beside the other requests, which Jina takes one at a time."""
-        held = self.store.held(doc.id for doc in docs)
+        held = self.reader.held(doc.id for doc in docs)
         docs = DocList[Document](doc for doc in docs if doc.id in held)
         loop = asyncio.get_running_loop()
         await asyncio.gather(*(loop.run_in_executor(self.threads, self._shrink, doc) for doc in docs))
@@ -112,7 +113,7 @@ class KVIndexer(Indexer):
 
     def _shrink(self, doc: Document) -> None:
         def picture() -> bytes:
-            record = self.store.records([doc.id], picture=True).get(doc.id)
+            record = self.reader.records([doc.id], picture=True).get(doc.id)
             return record.picture or b"" if record else b""
 
         try:
@@ -128,6 +129,7 @@ class KVIndexer(Indexer):
         return docs
 
     def close(self) -> None:
-        """Close the store when the Flow stops."""
+        """Close the store when the Flow stops, after the thumbnails that are being made."""
         self.threads.shutdown(cancel_futures=True)
+        self.reader.close()
         super().close()

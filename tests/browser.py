@@ -116,6 +116,13 @@ class Visit:
             self.page.get_by_role("button", name="Upload Files").click()
         chooser.value.set_files(list(files))  # type: ignore[arg-type]
 
+    def photograph(self) -> None:
+        """Press the shutter in Jina Box's panel when the camera shows something."""
+        shutter = self.page.get_by_role("button", name="Take a picture")
+        expect(shutter).to_be_focused()
+        self.page.wait_for_function("() => document.querySelector('.jina-capture-preview').videoWidth")
+        shutter.press("Enter")
+
     def drop(self, *files: Path, on: str = "main", **texts: str) -> None:
         """Drop files or texts, ``url=…`` or ``text=…``, on an element."""
         named = [

@@ -36,7 +36,7 @@ export async function load(bar) {
  */
 export function connect(bar, ask, take) {
   const { searchInput: input, searchIcon: icon, contentContainer: panel } = bar;
-  const { search, showError } = bar;
+  const { search, showError, capturePhoto } = bar;
   window.JinaBox.init("/search", { timeout: 30_000 });
 
   const close = () => {
@@ -62,6 +62,7 @@ export function connect(bar, ask, take) {
     bar.clearMedia(); // a live search would go on
     showError(message);
   };
+  bar.capturePhoto = () => bar.capturePreview.videoWidth && capturePhoto(); // not before there is something to see
   for (const name of ["getUserMediaStream", "getScreenMediaStream"]) {
     const open = bar[name];
     bar[name] = () => {
