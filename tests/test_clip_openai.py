@@ -25,7 +25,6 @@ from executors.loader import Loader
 from executors.normalizer import Normalizer
 from models import ModelError
 from models.clip import ClipModel
-from tests.conftest import ROOT
 
 # embed_dim, image_resolution, vision_layers, vision_width, vision_patch_size, context_length, vocab_size,
 # transformer_width, transformer_heads, transformer_layers: as OpenAI published them
@@ -179,8 +178,8 @@ class TestPreprocessing:
     def test_real_pictures(self, weights: Weights, configured: None, files: list[Path]) -> None:
         np.testing.assert_array_equal(through_the_application(files), by_openai(weights.preprocess, files))
 
-    def test_flickr8k(self, weights: Weights, configured: None, f8k: Path) -> None:
-        files = sorted((f8k / "images").glob("*.jpg"))[:100]
+    def test_flickr8k(self, weights: Weights, configured: None, flickr8k: Path) -> None:
+        files = sorted((flickr8k / "images").glob("*.jpg"))[:100]
         np.testing.assert_array_equal(through_the_application(files), by_openai(weights.preprocess, files))
 
     def test_an_upright_picture_is_the_one_difference(self, weights: Weights, configured: None, tmp_path: Path) -> None:
@@ -194,23 +193,14 @@ class TestPreprocessing:
         assert (ours != by_openai(weights.preprocess, [tmp_path / "turned.png"])).any()
 
 
-@pytest.fixture
-def f8k() -> Path:
-    """The folder of Flickr8k as the application finds it."""
-    folder = ROOT / "data" / "f8k"
-    if not (folder / "captions.txt").is_file():
-        pytest.skip("no Flickr8k at data/f8k")
-    return folder
-
-
 def captions(folder: Path) -> Iterator[str]:
     with (folder / "captions.txt").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             yield row["caption"]
 
 
-def test_tokens_of_all_captions(f8k: Path) -> None:
-    texts = list(captions(f8k))
+def test_tokens_of_all_captions(flickr8k: Path) -> None:
+    texts = list(captions(flickr8k))
     assert len(texts) == 40_455
     assert torch.equal(open_clip.get_tokenizer("ViT-B-32")(texts), clip.tokenize(texts, truncate=True).long())
 
