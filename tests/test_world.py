@@ -1,4 +1,4 @@
-"""The pictures of Debian's packages that clip-small is trained on too, from packages made here."""
+"""The pictures of packages that clip-small is trained on too, from packages made here."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from models import ModelError
 from training import world
-from training.world import KINDS, PAGES, make_world, read_world
+from training.world import COINS, KINDS, PAGES, make_world, read_world
 
 
 def png(colour: str, size: int) -> bytes:
@@ -22,10 +22,15 @@ def png(colour: str, size: int) -> bytes:
 
 
 def fill(packages: Path) -> None:
-    """What unpacked packages look like: archives of textures, a map of the moon, fonts."""
-    textures, sky, fonts = (packages / name for name in ("ufoai/base", "stellarium/textures", "fonts"))
-    for folder in (textures, sky, fonts):
+    """What unpacked packages look like: archives of textures, a map of the moon, a coin, fonts."""
+    names = ("ufoai/base", "stellarium/textures", "stamps/symbols/money/us/coins", "fonts")
+    textures, sky, money, fonts = (packages / name for name in names)
+    for folder in (textures, sky, money, fonts):
         folder.mkdir(parents=True)
+    coin = Image.new("RGBA", (80, 80))
+    ImageDraw.Draw(coin).ellipse((0, 0, 79, 79), fill="white")
+    coin.save(money / "penny.png")
+    coin.save(money.parent / "dollar-sign.png")
     with zipfile.ZipFile(textures / "0textures.pk3", "w") as archive:
         archive.writestr("textures/tex_mattn/brick01.png", png("red", 64))
         archive.writestr("textures/tex_mattn/brick01_nm.png", png("blue", 64))
@@ -47,7 +52,12 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_kinds_have_their_names_and_pictures(made: Path) -> None:
     kinds = {tuple(names): pictures for names, pictures in read_world(made)}
-    assert set(kinds) == {KINDS["bricks"].names, KINDS["moon"].names, *(page.names for page in PAGES.values())}
+    assert set(kinds) == {
+        KINDS["bricks"].names,
+        KINDS["moon"].names,
+        COINS.names,
+        *(page.names for page in PAGES.values()),
+    }
     assert len(kinds[KINDS["bricks"].names]) == 4
     assert len(kinds[PAGES["code"].names]) == 8
 
@@ -62,6 +72,15 @@ def test_textures_keep_their_colour_but_for_every_fourth(made: Path) -> None:
 def test_of_a_map_parts_are_seen(made: Path) -> None:
     moon = next(pictures for names, pictures in read_world(made) if "the moon" in names)
     assert all(max(Image.open(path).size) <= world.SIDE for path in moon)
+
+
+def test_coins_lie_in_rows_on_a_dark_table(made: Path) -> None:
+    pictures = next(pictures for names, pictures in read_world(made) if names == list(COINS.names))
+    assert len(pictures) == 4
+    for path in pictures:
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert 0.2 < (pixels > 230).mean() < 0.8  # the discs cover 28 to 71 % of their squares
+        assert max(pixels[0, 0], pixels[-1, -1]) < 185
 
 
 def test_pages_have_ink_on_paper(made: Path) -> None:

@@ -208,7 +208,7 @@ class Training(Loop):
     def __init__(self, train: Split, dev: Split, *, world: list[Kind], recipe: Recipe, workspace: Path) -> None:
         torch.manual_seed(recipe.seed)
         pictures = [path for _, paths in world for path in paths]
-        run = train.digest(asdict(recipe), [names for names, _ in world], [str(path.resolve()) for path in pictures])
+        run = train.digest(asdict(recipe), [names for names, _ in world], Split(pictures, []).digest())
         self._text_folder = workspace / f"text-{run}"
         texts, dev_texts = ([text for texts in split.captions for text in texts] for split in (train, dev))
         kinds = [*zip(imagenet.class_names(), repeat(imagenet.TEMPLATES)), *((names, TEMPLATES) for names, _ in world)]

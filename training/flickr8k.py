@@ -23,8 +23,8 @@ class Split:
     captions: list[list[str]]
 
     def digest(self, *others: object) -> str:
-        """12 hexadecimal digits that stand for the pictures' places and whatever else JSON can hold."""
-        parts = ([str(path.resolve()) for path in self.pictures], *others)
+        """12 hexadecimal digits that stand for the pictures' places and sizes, and whatever else JSON can hold."""
+        parts = ([(str(path.resolve()), path.stat().st_size) for path in self.pictures], *others)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 

@@ -1,7 +1,8 @@
-"""Pictures of what neither Flickr8k nor ImageNet shows: surfaces, the sky, pages with writing.
+"""Pictures of what neither Flickr8k nor ImageNet shows: surfaces, the sky, coins, tissue, pages with writing.
 
-``python -m training.world`` makes the folder ``data/world`` from the pictures of a few Debian packages, and from pages
-that are written with their fonts. Each kind of thing is a folder with its names in ``names.txt``, one a line.
+``python -m training.world`` makes the folder ``data/world`` from the pictures of a few packages of Debian's and one of
+PyPI's, and from pages that are written with their fonts. Each kind of thing is a folder with its names in
+``names.txt``, one a line.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ TEMPLATES = (
 )
 FOLDER = DATA / "world"
 PACKAGES = (
-    *("sweethome3d", "stellarium-data", "ufoai-textures", "fonts-dejavu-core", "fonts-liberation"),
+    *("sweethome3d", "stellarium-data", "ufoai-textures", "tuxpaint-stamps-default"),
+    *("fonts-dejavu-core", "fonts-liberation"),
     *("fonts-humor-sans", "fonts-breip", "fonts-femkeklaver", "fonts-rufscript", "fonts-dkg-handwriting", "fonts-bwht"),
 )
+MICROSCOPE = "stardist==0.9.2"  # of PyPI: segments cells, and brings one picture of some
 PICTURES = 60  # of each kind; what has fewer is cut into several
 SIDE = 400  # pixels of a picture's shorter side at most
 LARGE = 1000  # pixels from which a picture is a map, of which only a part is seen at a time
@@ -119,7 +122,11 @@ KINDS = {
     ),
     "jupiter": Kind(("the planet Jupiter",), rf"{SKY}textures/jupiter\."),
     "mars": Kind(("the surface of Mars",), rf"{SKY}textures/mars\."),
+    "tissue": Kind(
+        ("tissue under a microscope", "a microscope slide", "stained cells", "cell nuclei"), r"stardist/.*/histo\."
+    ),
 }
+COINS = Kind(("coins", "money", "a collection of coins", "rows of coins"), r"stamps/symbols/money/.*(coins|japanese)/")
 
 
 @dataclass(frozen=True)
@@ -188,14 +195,16 @@ def make_world(folder: Path) -> None:
         packages, done = Path(place, "packages"), Path(place, "world")
         packages.mkdir()
         _fetch(packages)
-        found: dict[str, list[tuple[str, bytes]]] = {kind: [] for kind in KINDS}
+        kinds = KINDS | {"coins": COINS}
+        found: dict[str, list[tuple[str, bytes]]] = {kind: [] for kind in kinds}
         for path, data in _files(packages):
             for kind, pictures in found.items():
-                if re.search(KINDS[kind].files, path) and not re.search(NO_PICTURE, path):
+                if re.search(kinds[kind].files, path) and not re.search(NO_PICTURE, path):
                     pictures.append((path, data))
-        with Progress("world", total=len(KINDS) + len(PAGES), unit="kinds") as progress:
+        with Progress("world", total=len(kinds) + len(PAGES), unit="kinds") as progress:
             for kind, files in found.items():
-                _write(done / kind, KINDS[kind].names, _views([data for _, data in sorted(files)], random))
+                views = write_coins if kinds[kind] is COINS else _views
+                _write(done / kind, kinds[kind].names, views([data for _, data in sorted(files)], random))
                 progress.advance()
             for kind, page in PAGES.items():
                 fonts = [path for path in sorted(packages.rglob("*.[ot]tf")) if re.search(page.fonts, path.name)]
@@ -208,16 +217,18 @@ def make_world(folder: Path) -> None:
 def _fetch(folder: Path) -> None:
     try:
         subprocess.run(["apt-get", "download", "-qq", *PACKAGES], cwd=folder, check=True)
+        pip = (sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:")
+        subprocess.run([*pip, MICROSCOPE], cwd=folder, check=True)
         for package in sorted(folder.glob("*.deb")):
             subprocess.run(["dpkg", "-x", package.name, "."], cwd=folder, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise ModelError(f"Debian's packages cannot be fetched ({error}): this needs apt-get and a network") from error
+        raise ModelError(f"the packages cannot be fetched ({error}): this needs apt-get, pip and a network") from error
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
     """The pictures of the packages and of the archives in them, with their paths."""
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".jar", ".pk3"):
+        if path.suffix in (".jar", ".pk3", ".whl"):
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
                     if name.endswith((".png", ".jpg")):
@@ -246,6 +257,28 @@ def _views(files: list[bytes], random: np.random.Generator) -> Iterator[Image.Im
         picture = picture.crop((left, top, left + width, top + height))
         picture.thumbnail((SIDE, SIDE))
         yield ImageOps.grayscale(picture).convert("RGB") if number % GREY == 0 else picture
+
+
+def write_coins(files: list[bytes], random: np.random.Generator) -> Iterator[Image.Image]:
+    """Rows of coins on a table of one colour, `PICTURES` times; the files show one coin each."""
+    coins = []
+    for data in files:
+        with Image.open(io.BytesIO(data)) as file:
+            coins.append(file.convert("RGBA"))
+    for _ in range(PICTURES if files else 0):
+        rows = int(random.integers(1, 6))
+        columns = rows + int(random.integers(3))
+        pitch = int(random.integers(50, 110))
+        table = tuple(int(value) for value in random.integers(0, 120) + random.integers(0, 60, 3))
+        picture = Image.new("RGB", (columns * pitch, rows * pitch), table)
+        for place in range(rows * columns):
+            coin = coins[random.integers(len(coins))]
+            coin = coin.rotate(random.uniform(0, 360), Image.Resampling.BICUBIC, expand=True)
+            coin.thumbnail((side := round(pitch * random.uniform(0.6, 0.95)), side))
+            row, column = divmod(place, columns)
+            left, top = (round(number * pitch + random.uniform(0, pitch - side)) for number in (column, row))
+            picture.paste(coin, (left, top), coin)
+        yield ImageOps.grayscale(picture).convert("RGB") if random.random() < 0.5 else picture
 
 
 def write_page(page: Page, fonts: list[Path], random: np.random.Generator) -> Image.Image:
