@@ -8,11 +8,16 @@ from jina.excepts import ExecutorError
 from jina.serve.runtimes.gateway.streamer import GatewayStreamer
 
 from executors import protocol
+from executors.batches import Batches
 from executors.document import IMAGE, TEXT, Document, Match, is_held
 from executors.web import RequestError
 from models.errors import one_line
 
 SAMPLE_PICTURES, SAMPLE_CAPTIONS = 8, 6
+ENCODING = {IMAGE: ("loader", "normalizer", "image_encoder"), TEXT: ("text_encoder",)}
+"""The boxes of the query Flow that make vectors, by modality."""
+SEARCHING = {IMAGE: ("image_vector_indexer", "image_kv_indexer"), TEXT: ("text_indexer",)}
+"""Those that search, by what is asked for."""
 
 
 class Samples(NamedTuple):
@@ -31,6 +36,7 @@ class Backend:
 
     def __init__(self, streamer: GatewayStreamer) -> None:
         self.streamer = streamer
+        self._searches = Batches(self._search)
 
     async def post(
         self, endpoint: str, docs: List[Document], parameters: Optional[Dict[str, Any]] = None, executor: str = ""
@@ -97,7 +103,16 @@ class Backend:
 
     async def search(self, docs: List[Document], parameters: Dict[str, Any]) -> Dict[str, Document]:
         """Answer queries; returns them by their ids, one for all parts of a query."""
-        return {doc.id: doc for doc in await self.post("/search", docs, parameters)}
+        return await self._searches.ask(docs, parameters, kind="|".join(_needed(docs)))
+
+    async def _search(self, docs: List[Document], parameters: Dict[str, Any]) -> Dict[str, Document]:
+        return {doc.id: doc for doc in await self.post("/search", docs, parameters, "|".join(_needed(docs)))}
+
+
+def _needed(docs: List[Document]) -> List[str]:
+    """The executors that have something to do for queries: each of the others would cost a message for nothing."""
+    boxes = {box for doc in docs for box in (*ENCODING[doc.modality], *SEARCHING[doc.target])}
+    return [*sorted(boxes), "join_all"]
 
 
 def _of_both_kinds() -> List[Document]:
