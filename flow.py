@@ -163,10 +163,21 @@ def running(
     flow = Flow.load_config(str(ROOT / file))
     if evaluate:
         flow = flow.add(name="evaluator", uses=str(ROOT / "yaml/evaluator.yml"), needs="join_all")
-    signal.signal(signal.SIGTERM, _stop)
+    stopped = threading.Event()
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        raise SystemExit(128 + signal.SIGTERM)  # so that a Flow is closed on its way out
+
+    signal.signal(signal.SIGTERM, stop)
     os.register_at_fork(after_in_child=_follow_parent)
     try:
         flow.start()
+        if stopped.is_set():  # Jina has swallowed the exit
+            stop()
+    except SystemExit:
+        _close(flow)
+        raise
     except Exception as error:
         _close(flow)
         if own_encoders:
@@ -279,10 +290,6 @@ def _set_environment(model: str, *, http: bool, port: int, data_root: Path | Non
     os.environ["JINA_GATEWAY"] = "HTTPGateway" if http else "GRPCGateway"
     os.environ["JINA_PROTOCOL"] = "http" if http else "grpc"
     os.environ["JINA_PORT"] = str(port)
-
-
-def _stop(*_: object) -> None:
-    raise SystemExit(128 + signal.SIGTERM)  # so that a Flow is closed on its way out
 
 
 def _cause(error: Exception) -> str:

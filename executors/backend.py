@@ -14,10 +14,6 @@ from executors.web import RequestError
 from models.errors import one_line
 
 SAMPLE_PICTURES, SAMPLE_CAPTIONS = 8, 6
-ENCODING = {IMAGE: ("loader", "normalizer", "image_encoder"), TEXT: ("text_encoder",)}
-"""The boxes of the query Flow that make vectors, by modality."""
-SEARCHING = {IMAGE: ("image_vector_indexer", "image_kv_indexer"), TEXT: ("text_indexer",)}
-"""Those that search, by what is asked for."""
 
 
 class Samples(NamedTuple):
@@ -103,16 +99,15 @@ class Backend:
 
     async def search(self, docs: List[Document], parameters: Dict[str, Any]) -> Dict[str, Document]:
         """Answer queries; returns them by their ids, one for all parts of a query."""
-        return await self._searches.ask(docs, parameters, kind="|".join(_needed(docs)))
+        return await self._searches.ask(docs, parameters, kind=_kind(docs))
 
     async def _search(self, docs: List[Document], parameters: Dict[str, Any]) -> Dict[str, Document]:
-        return {doc.id: doc for doc in await self.post("/search", docs, parameters, "|".join(_needed(docs)))}
+        return {doc.id: doc for doc in await self.post("/search", docs, parameters)}
 
 
-def _needed(docs: List[Document]) -> List[str]:
-    """The executors that have something to do for queries: each of the others would cost a message for nothing."""
-    boxes = {box for doc in docs for box in (*ENCODING[doc.modality], *SEARCHING[doc.target])}
-    return [*sorted(boxes), "join_all"]
+def _kind(docs: List[Document]) -> str:
+    """The branches of the Flow that queries take: a text is not to wait for the pictures of others."""
+    return " ".join(sorted({f"{doc.modality}-{doc.target}" for doc in docs}))
 
 
 def _of_both_kinds() -> List[Document]:

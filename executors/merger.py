@@ -34,8 +34,7 @@ class Merger(Executor):
     ) -> DocList[Document]:
         """The ``top_k`` best matches of all shards, nearest first; of equally near ones the smaller id first."""
         top_k = int(parameters.get("top_k", DEFAULT_TOP_K))
-        # a branch that was not asked hands back the question: a vector, or the parts of a query
-        docs = DocList[Document](doc for doc in self.gather(docs, docs_map) if doc.embedding is None and not doc.query)
+        docs = self.gather(docs, docs_map)
         for doc in docs:
             best = sorted(
                 {match.id: match for match in doc.matches}.values(), key=lambda match: (match.score, match.id)
