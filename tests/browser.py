@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import mimetypes
 import os
 import shutil
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,26 +121,21 @@ class Visit:
         self.page.wait_for_function("() => document.querySelector('.jina-capture-preview').videoWidth")
         shutter.press("Enter")
 
-    def drop(self, *files: Path, on: str = "main", **texts: str) -> None:
-        """Drop files or texts, ``url=…`` or ``text=…``, on an element."""
-        named = [
-            (file.name, mimetypes.guess_type(file.name)[0] or "", b64encode(file.read_bytes()).decode())
-            for file in files
-        ]
-        transfer = self.page.evaluate_handle(
-            """([files, texts]) => {
-                const transfer = new DataTransfer();
-                for (const [name, type, body] of files) {
-                    const bytes = Uint8Array.from(atob(body), (character) => character.charCodeAt(0));
-                    transfer.items.add(new File([bytes], name, { type }));
-                }
-                for (const [kind, text] of Object.entries(texts)) transfer.setData(kind, text);
-                return transfer;
-            }""",
-            [named, texts],
-        )
-        for event in ("dragenter", "dragover", "drop"):
-            self.page.dispatch_event(on, event, {"dataTransfer": transfer})
+    def drop(self, *files: Path, on: str = "main", url: str = "", text: str = "") -> None:
+        """Drop files or texts at the upper left of an element, as the system hands them to the browser."""
+        box = self.page.locator(on).bounding_box()
+        assert box
+        texts = {"text/uri-list": url, "text/plain": text}
+        data = {
+            "items": [{"mimeType": kind, "data": words} for kind, words in texts.items() if words],
+            "files": [str(file) for file in files],
+            "dragOperationsMask": 1,
+        }
+        session = self.context.new_cdp_session(self.page)
+        for event in ("dragEnter", "dragOver", "drop"):
+            place = {"x": box["x"] + 8, "y": max(box["y"], 0) + 8}
+            session.send("Input.dispatchDragEvent", {"type": event, **place, "data": data})
+        session.detach()
 
     def wait_for_pictures(self) -> None:
         """Wait until the pictures on the screen are drawn."""

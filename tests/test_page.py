@@ -146,6 +146,10 @@ def test_dropped_picture(visit: Open) -> None:
     one.drop(CAT)
     expect(one.results.first).to_contain_text(CAT_CAPTIONS)
     expect(one.page.get_by_text("Drop here")).to_have_count(0)
+    one.page.get_by_role("img", name="Your picture").drag_to(one.bar)
+    expect(one.page.get_by_text("Drop here")).to_have_count(0)
+    expect(one.heading).to_have_text("Captions for this picture")
+    assert asked(one)["find"] == ["captions"]
 
 
 def test_pasted_picture(visit: Open) -> None:
@@ -160,6 +164,13 @@ def test_pasted_picture(visit: Open) -> None:
     )
     one.bar.press("Control+V")
     expect(one.results.first).to_contain_text(CAT_CAPTIONS)
+
+
+def test_pasted_words_stay_in_the_bar(visit: Open) -> None:
+    one = visit(permissions=["clipboard-read", "clipboard-write"])
+    one.page.evaluate("navigator.clipboard.writeText('a cup of coffee')")
+    one.bar.press("Control+V")
+    expect(one.bar).to_have_value("a cup of coffee")
 
 
 def test_camera(visit: Open) -> None:
@@ -229,8 +240,15 @@ def test_several_pictures_each_find_their_own(visit: Open) -> None:
     one.page.get_by_role("link", name="Pictures", exact=True).click()
     expect(one.heading).to_have_text("Pictures like each of these 2")
     expect(groups.nth(1).locator("li").first).to_contain_text(MOTORCYCLE_CAPTIONS)
+    expect(one.page.get_by_role("img", name="Picture 1 of 2")).to_have_js_property("naturalWidth", 451)
+    expect(one.page.get_by_role("img", name="Picture 2 of 2")).to_have_js_property("naturalWidth", 741)
     one.screenshot("several")
-    one.page.get_by_role("link", name="Remove this picture").first.click()
+    remove = one.page.get_by_role("link", name="Remove this picture")
+    remove.last.click()
+    expect(one.heading).to_have_text("Pictures like this one")
+    expect(one.results.first).to_contain_text(CAT_CAPTIONS)
+    one.page.go_back()
+    remove.first.click()
     expect(one.heading).to_have_text("Pictures like this one")
     expect(one.results.first).to_contain_text(MOTORCYCLE_CAPTIONS)
 

@@ -136,6 +136,7 @@ def test_nothing_indexed_nothing_found_and_the_server_stopped(browser: Browser, 
         assert running.post("/index", {"data": ["red text"]}).status == 200
         one.open()
         expect(one.page.get_by_text("0 pictures · 1 caption")).to_be_visible()
+        expect(one.page.get_by_role("list", name="Examples").get_by_role("link")).to_have_text(["red text"])
         one.ask("red")  # finds captions, where there are no pictures
         expect(one.results).to_have_text(["red textSimilarity 1.00"])
         one.page.get_by_role("link", name="Pictures", exact=True).click()
@@ -146,6 +147,8 @@ def test_nothing_indexed_nothing_found_and_the_server_stopped(browser: Browser, 
         one.bar.fill("blue")
         one.bar.press("Enter")
         expect(one.notice).to_contain_text("The server does not answer. Start it with python app.py -t query")
+        expect(one.page.get_by_role("link", name="Ask again")).to_be_visible()
+        expect(one.heading).to_have_text("Captions like “blue”")  # not over what was found before
         one.settle()
         one.screenshot("server-stopped")
 
@@ -165,8 +168,10 @@ def test_what_is_not_a_picture_or_too_large(visit: Open, tmp_path: Path) -> None
     one.screenshot("refused")
     expect(one.results).to_have_count(50)
     shutil.copy(tmp_path / "notes.txt", tmp_path / HOSTILE)
+    one.results.last.scroll_into_view_if_needed()
     one.drop(tmp_path / HOSTILE)
     expect(one.notice).to_have_text(f"“{HOSTILE}” is not a picture.")
+    expect(one.notice).to_be_in_viewport()
     assert searches == []
     one.ask("black")
     expect(one.notice).to_be_empty()
@@ -180,7 +185,8 @@ def test_a_damaged_picture(visit: Open, tmp_path: Path) -> None:
     damaged.write_bytes(CAT.read_bytes()[:50_000])
     one.choose(damaged)
     expect(one.notice).to_contain_text("amaged")
-    expect(one.notice).not_to_contain_text("query 1")
+    expect(one.notice).not_to_contain_text("uery 1")
+    expect(one.page.get_by_role("link", name="Ask again")).to_have_count(0)
     one.choose(red, damaged)
     groups = one.page.locator("#results section")
     expect(groups.nth(0).locator("li").first).to_contain_text("red square")
@@ -201,9 +207,14 @@ def test_dropped_addresses_and_words(visit: Open) -> None:
     searches = count_searches(one.page)
     one.drop(on=".jina-search-input", url="https://example.org/cat.jpg", text="https://example.org/cat.jpg")
     expect(one.notice).to_contain_text("an address on another site, from which nothing is fetched")
+    expect(one.results).to_have_count(50)
     assert searches == []
     one.drop(text="black hole")
     expect(one.heading).to_have_text("Pictures for “black hole”")
+    one.drop(CAT, url="https://example.org/cat.png")  # a browser hands over both
+    expect(one.heading).to_have_text("Captions for this picture")
+    one.drop(text="black hole")
+    expect(one.heading).to_have_text("Pictures like this one, with “black hole”")
 
 
 # -------------------------------------------------------------------------------------------------- size, hostility

@@ -176,6 +176,7 @@ function remember(href, drawn) {
 function say(words, ...more) {
   const parts = words.split("`").map((part, place) => (place % 2 ? element("code", {}, part) : part));
   notice.replaceChildren(element("p", {}, ...parts), ...more);
+  notice.scrollIntoView({ block: "nearest" });
 }
 
 // -------------------------------------------------------------------------------------------------- what comes
@@ -189,6 +190,7 @@ function drop(event) {
   const dropped = event.dataTransfer.getData("URL");
   const words = event.dataTransfer.getData("Text").trim();
   const url = URL.canParse(dropped) ? new URL(dropped) : null;
+  if (url?.protocol === "blob:") return; // a picture of the person's own, which asks already
   if (url?.origin === location.origin) go(stored(url));
   else if (files.length) take(files);
   else if (url) say(FROM_ELSEWHERE);
