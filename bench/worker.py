@@ -1,0 +1,18 @@
+"""The other end of ``Process.ask``: a program that answers requests, one a line, until its standard input ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def serve(answers: dict[str, Callable[..., Any]]) -> None:
+    """Answer requests ``{"do": NAME, **arguments}`` with what the function of that name returns, as JSON."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    for line in sys.stdin:
+        request = json.loads(line)
+        print(json.dumps(answers[request.pop("do")](**request)), file=out, flush=True)
