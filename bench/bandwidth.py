@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from bench.worker import serve
+from bench.worker import Worker
 
 
 def main() -> None:
     """Make the array, and answer."""
+    worker = Worker()
     rows, dimension, threads = map(int, sys.argv[1:])
     torch.set_num_threads(threads)
     array = np.ones((rows, dimension), np.float32)
@@ -31,7 +32,7 @@ def main() -> None:
         """The least seconds that each kind of sweep took."""
         return {name: min(_seconds(sweep) for _ in range(times)) for name, sweep in sweeps.items()}
 
-    serve({"read": read})
+    worker.serve({"read": read})
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import models
-from bench.worker import serve
+from bench.worker import Worker
 from executors.picture import decode
 
 BATCH = 32
@@ -87,10 +87,11 @@ def _seconds(run: Any) -> float:
 
 def main() -> None:
     """Load, and answer."""
+    worker = Worker()
     _, name, image, text = sys.argv
     encoders = Encoders(name, image=image == "1", text=text == "1")
     answers = (encoders.facts, encoders.texts, encoders.pictures, encoders.pairs)
-    serve({answer.__name__: answer for answer in answers})
+    worker.serve({answer.__name__: answer for answer in answers})
 
 
 if __name__ == "__main__":

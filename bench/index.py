@@ -11,6 +11,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import flow as flows
 from bench import application, material
 from bench.figures import Goal, Row, alone, ratio
 from bench.processes import Process, started
@@ -82,20 +83,18 @@ def _contenders(
     encoders = stack.enter_context(started("-m", "bench.encoders", model, 1, 1, **environment))
     contenders = {"limit": (size.pairs, _fastest_way(encoders, folder))}
     if model != "vse":  # which open_clip does not know
-        name, pretrained = ("ViT-B-32", environment["CLIP_PRETRAINED"]) if model == "clip" else (_local(model), "")
+        embedded = model != "clip"
+        name, pretrained = ("local-dir:.", "") if embedded else ("ViT-B-32", environment["CLIP_PRETRAINED"])
+        place = EMBEDDED / model if embedded else flows.ROOT  # its configuration names files beside itself
         naive = {"NAIVE_MODEL": name, "NAIVE_PRETRAINED": pretrained}
         workspace = stack.enter_context(TemporaryDirectory())
         for title, process in (
-            ("naive port", started("-m", "bench.naive", NAIVE_WORKSPACE=workspace, **naive)),
-            ("plain open_clip", started("-m", "bench.plain", name, pretrained)),
+            ("naive port", started("-m", "bench.naive", folder=place, NAIVE_WORKSPACE=workspace, **naive)),
+            ("plain open_clip", started("-m", "bench.plain", name, pretrained, folder=place)),
         ):
             contenders[title] = (size.slow_pairs, _asked(stack.enter_context(process)))
             _timed(contenders[title][1], folder, min(TRIED, size.slow_pairs))
     return contenders
-
-
-def _local(model: str) -> str:
-    return f"local-dir:{EMBEDDED / model}"
 
 
 def _asked(process: Process, **way: int) -> Contender:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from bench.worker import serve
+from bench.worker import Worker
 
 BATCH = 32
 
@@ -32,6 +32,7 @@ class Pairs(Dataset):  # type: ignore[type-arg]
 
 def main() -> None:
     """Load, and answer."""
+    worker = Worker()
     _, name, pretrained = sys.argv
     model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
     tokenizer = open_clip.get_tokenizer(name)
@@ -49,7 +50,7 @@ def main() -> None:
                     index.add((vector / vector.norm(dim=-1, keepdim=True)).numpy())
         return time.perf_counter() - start
 
-    serve({"pairs": pairs})
+    worker.serve({"pairs": pairs})
 
 
 if __name__ == "__main__":

@@ -64,12 +64,15 @@ class Process:
 
 
 @contextmanager
-def started(*command: object, python: str | Path = sys.executable, **settings: Any) -> Iterator[Process]:
+def started(
+    *command: object, python: str | Path = sys.executable, folder: Path = ROOT, **settings: Any
+) -> Iterator[Process]:
     """A running Python program in a session of its own, the whole of which is killed at the end.
 
     Args:
         command: the arguments of Python.
         python: which one.
+        folder: where it runs; it finds this project's modules wherever that is.
         settings: environment variables; the application's own are not inherited.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
@@ -77,8 +80,8 @@ def started(*command: object, python: str | Path = sys.executable, **settings: A
         TemporaryFile("w+") as errors,
         subprocess.Popen(
             [str(python), *map(str, command)],
-            cwd=ROOT,
-            env=clean | {name: str(value) for name, value in settings.items()},
+            cwd=folder,
+            env=clean | {"PYTHONPATH": str(ROOT)} | {name: str(value) for name, value in settings.items()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.worker import serve
+from bench.worker import Worker
 from storage.store import Store
 from storage.vectors import VectorIndex
 
@@ -24,6 +24,7 @@ def searches(index: VectorIndex) -> dict[str, Search]:
 
 def main() -> None:
     """Build, and answer."""
+    worker = Worker()
     index = VectorIndex(Store(Path(sys.argv[1]), shards=1))
     index.refresh()
     ways = searches(index)
@@ -38,7 +39,7 @@ def main() -> None:
             found.append([id_ for id_, _ in nearest])
         return {"seconds": seconds, "found": found}
 
-    serve({"search": search, "ways": lambda: list(ways)})
+    worker.serve({"search": search, "ways": lambda: list(ways)})
 
 
 if __name__ == "__main__":

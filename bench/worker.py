@@ -9,10 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 
-def serve(answers: dict[str, Callable[..., Any]]) -> None:
-    """Answer requests ``{"do": NAME, **arguments}`` with what the function of that name returns, as JSON."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
-    for line in sys.stdin:
-        request = json.loads(line)
-        print(json.dumps(answers[request.pop("do")](**request)), file=out, flush=True)
+class Worker:
+    """Takes the standard output for the answers; what libraries print from now on goes to standard error."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+
+    def serve(self, answers: dict[str, Callable[..., Any]]) -> None:
+        """Answer requests ``{"do": NAME, **arguments}`` with what the function of that name returns, as JSON."""
+        for line in sys.stdin:
+            request = json.loads(line)
+            print(json.dumps(answers[request.pop("do")](**request)), file=self._out, flush=True)

@@ -9,13 +9,14 @@ from docarray import DocList
 from jina import Flow
 
 from bench.naive.document import NaiveDocument
-from bench.worker import serve
+from bench.worker import Worker
 
 REQUEST = 16  # documents, as the default of app.py
 
 
 def main() -> None:
     """Start the Flow, and answer."""
+    worker = Worker()
     with Flow.load_config(str(Path(__file__).with_name("flow.yml"))) as flow:
 
         def pairs(paths: list[str], texts: list[str]) -> float:
@@ -29,7 +30,7 @@ def main() -> None:
                 flow.post("/index", docs[first : first + REQUEST], return_type=DocList[NaiveDocument])
             return time.perf_counter() - start
 
-        serve({"pairs": pairs})
+        worker.serve({"pairs": pairs})
 
 
 if __name__ == "__main__":
