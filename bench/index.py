@@ -77,7 +77,7 @@ def _model(model: str, folder: Path, size: Size) -> list[Row]:
 
 
 def _contenders(
-    model: str, environment: dict[str, str], folder: Path, size: Size, stack: ExitStack
+    model: str, environment: dict[str, Any], folder: Path, size: Size, stack: ExitStack
 ) -> dict[str, tuple[int, Contender]]:
     """How many pairs each contender is given in a round, and what takes them; all have been run once."""
     encoders = stack.enter_context(started("-m", "bench.encoders", model, 1, 1, **environment))

@@ -14,6 +14,7 @@ from hashlib import sha1
 from io import BytesIO
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -78,7 +79,7 @@ def _write_whole(file: Path, content: bytes) -> None:
     unfinished.replace(file)
 
 
-def settings(model: str) -> dict[str, str]:
+def settings(model: str) -> dict[str, Any]:
     """The environment with which a model is measured: ``clip`` is ViT-B/32 with random weights."""
     if model != "clip":
         return {}
