@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 
 import flow as flows
@@ -30,6 +31,9 @@ def main() -> int:
         print(f"bench: there is no part {unknown[0]!r}: choose from {', '.join(PARTS)}", file=sys.stderr)
         return 2
     flows.quiet()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # what was started is killed on the way out
     folder = material.cache() / "results" if options.quick else report.FOLDER
     size = QUICK if options.quick else FULL
     try:

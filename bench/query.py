@@ -20,6 +20,7 @@ from bench.size import Size
 from progress import Progress
 
 CLIENTS = 8
+CROWD = 4  # times as many queries are asked by all clients together as by one alone
 PERCENTILES = (50, 95, 99)
 OVERHEAD, AT_ONCE, START = Goal(8, at_most=True), Goal(2.5), Goal(6, at_most=True)
 EMBEDDED = "clip-small"
@@ -31,21 +32,22 @@ def settings(size: Size) -> dict[str, Any]:
         "index": f"{size.held} pairs, 10 answers to a query",
         "queries": f"{size.queries} of each kind in each of {size.rounds} rounds, no text twice, a kept connection",
         "encoder alone": f"1 to {os.cpu_count()} threads, the fastest counts; the same texts and pictures, one by one",
-        "clients": "threads of one process on the same machine",
+        "clients": f"threads of one process on the same machine; {CLIENTS} at once ask {CROWD} times as many queries",
+        "memory": "VmHWM after all queries; what processes share counts in each of them",
     }
 
 
 def measure(size: Size) -> list[Row]:
     """Measure all models."""
-    folder = material.pictures(max(size.queries, size.pairs))
+    folder = material.pictures(max(CROWD * size.queries, size.pairs))
     return [row for model in size.models for row in _model(model, folder, size)] + _start(size)
 
 
 def _model(model: str, folder: Path, size: Size) -> list[Row]:
     environment = material.settings(model)
-    paths = sorted(map(str, folder.glob("*.jpg")))[: size.queries]
+    paths = sorted(map(str, folder.glob("*.jpg")))[: CROWD * size.queries]
     uris = [f"data:image/jpeg;base64,{b64encode(Path(path).read_bytes()).decode()}" for path in paths]
-    said = material.captions(folder, size.queries)
+    said = material.captions(folder, CROWD * size.queries)
     times: dict[str, list[list[float]]] = {}
     rates: dict[str, list[float]] = {}
 
@@ -61,16 +63,16 @@ def _model(model: str, folder: Path, size: Size) -> list[Row]:
         material.fill(Path(workspace), facts["fingerprint"], facts["dimension"], size.held)
         with application.server(Path(workspace), **environment) as (port, process, notes):
             for number in range(size.rounds + 1):
-                texts = [f"{text} {number}" for text in said]
+                texts = [f"{text} {number}" for text in said[: size.queries]]
                 client = application.Client(port)
                 measured = {
                     "text": [client.search(text) for text in texts],
                     "text encoder": _fastest(encoders, "texts", texts=texts),
-                    "picture": [client.search(uri) for uri in uris],
-                    "picture encoder": _fastest(encoders, "pictures", paths=paths),
+                    "picture": [client.search(uri) for uri in uris[: size.queries]],
+                    "picture encoder": _fastest(encoders, "pictures", paths=paths[: size.queries]),
                 }
                 crowds = {
-                    "text": _at_once(port, [f"{text} again" for text in texts]),
+                    "text": _at_once(port, [f"{text} {number} again" for text in said]),
                     "picture": _at_once(port, uris),
                 }
                 if not number:
@@ -119,12 +121,11 @@ def _fastest(encoders: Process, do: str, **inputs: list[str]) -> list[float]:
 
 
 def _at_once(port: int, queries: Sequence[str]) -> tuple[list[float], float]:
-    """The seconds of each query where each of 8 clients asks all of them, and queries per second."""
+    """The seconds of each query where 8 clients share them out, and queries per second."""
 
     def ask(number: int) -> list[float]:
         client = application.Client(port)
-        own = [*queries[number % len(queries) :], *queries[: number % len(queries)]]
-        return [client.search(query) for query in own[: max(1, len(own) // 2)]]
+        return [client.search(query) for query in queries[number::CLIENTS]]
 
     start = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:

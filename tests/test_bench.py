@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -16,7 +17,7 @@ from bench import report
 from bench.figures import Goal, Row, difference, ratio
 from bench.material import Vectors
 from bench.processes import BenchError, members, started
-from tests.conftest import Result, run
+from tests.conftest import PATIENCE, Result, process, run, wait_until
 
 HEADER = "| figure | ours | contender | | ratio or difference | goal | met |"
 
@@ -97,18 +98,39 @@ def test_vectors_are_the_same_in_every_run_and_have_neighbours() -> None:
 def test_a_program_that_fails_is_named_with_its_reason() -> None:
     with (
         pytest.raises(BenchError, match=r"bench.encoders .* ended: .*there is no model 'nothing'"),
-        started("-m", "bench.encoders", "nothing", 0, 0) as process,
+        started("-m", "bench.encoders", "nothing", 0, 0) as failing,
     ):
-        process.ask(do="facts")
+        failing.ask(do="facts")
 
 
 def test_nothing_that_was_started_stays() -> None:
     grandchild = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()'], stdin=0); input()"
-    with started("-c", grandchild) as process:
-        session = process.popen.pid
+    with started("-c", grandchild) as parent:
+        session = parent.popen.pid
         while len(members(session)) < 2:
-            process.require_alive()
+            parent.require_alive()
     assert not members(session)
+
+
+def test_a_run_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    def workers() -> list[str]:
+        commands = (read_command(entry) for entry in Path("/proc").glob("[0-9]*/cmdline"))
+        return [command for command in commands if "bench.vectors" in command and str(tmp_path) in command]
+
+    with process("-m", "bench", "search", "--quick", workspace=tmp_path / "workspace", TMPDIR=tmp_path) as running:
+        wait_until(workers, "the process that searches has begun")
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert not workers()
+    assert [path.name for path in tmp_path.iterdir()] == ["workspace"]
+
+
+def read_command(entry: Path) -> str:
+    """The command line of a process, empty if it has ended."""
+    try:
+        return entry.read_text()
+    except OSError:
+        return ""
 
 
 def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
