@@ -22,8 +22,6 @@ from progress import Progress
 LIMIT, NAIVE, PLAIN, GROWTH = Goal(0.85), Goal(5), Goal(5), Goal(0.95)
 FASTEST = "clip-small"
 """The model that growth is measured with: a slow one would hide what the indexers cost."""
-TRIED = 128
-"""Pairs with which the ways of the limit are tried."""
 
 Contender = Callable[[list[str], list[str]], float]
 
@@ -81,7 +79,7 @@ def _contenders(
 ) -> dict[str, tuple[int, Contender]]:
     """How many pairs each contender is given in a round, and what takes them; all have been run once."""
     encoders = stack.enter_context(started("-m", "bench.encoders", model, 1, 1, **environment))
-    contenders = {"limit": (size.pairs, _fastest_way(encoders, folder))}
+    contenders = {"limit": (size.pairs, _fastest_way(encoders, folder, size.tried))}
     if model != "vse":  # which open_clip does not know
         embedded = model != "clip"
         name, pretrained = ("local-dir:.", "") if embedded else ("ViT-B-32", environment["CLIP_PRETRAINED"])
@@ -93,7 +91,7 @@ def _contenders(
             ("plain open_clip", started("-m", "bench.plain", name, pretrained, folder=place)),
         ):
             contenders[title] = (size.slow_pairs, _asked(stack.enter_context(process)))
-            _timed(contenders[title][1], folder, min(TRIED, size.slow_pairs))
+            _timed(contenders[title][1], folder, size.tried)
     return contenders
 
 
@@ -105,13 +103,13 @@ def _timed(contender: Contender, folder: Path, number: int) -> float:
     return contender(sorted(map(str, folder.glob("*.jpg")))[:number], material.captions(folder, number))
 
 
-def _fastest_way(encoders: Process, folder: Path) -> Contender:
+def _fastest_way(encoders: Process, folder: Path, tried: int) -> Contender:
     cores = range(1, (os.cpu_count() or 1) + 1)
     ways = [_asked(encoders, decoders=len(cores), threads=len(cores), ahead=0)]
     ways += [_asked(encoders, decoders=decoders, threads=threads, ahead=2) for decoders in cores for threads in cores]
     for way in ways:
-        _timed(way, folder, TRIED // 4)
-    return min(ways, key=lambda way: median(_timed(way, folder, TRIED) for _ in range(3)))
+        _timed(way, folder, tried)
+    return min(ways, key=lambda way: median(_timed(way, folder, tried) for _ in range(3)))
 
 
 def _growth(folder: Path, size: Size) -> list[Row]:

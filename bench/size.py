@@ -16,6 +16,7 @@ class Size:
         held: pairs in the index that is asked.
         pairs: indexed in a round by the application and by the limit.
         slow_pairs: indexed in a round by contenders that are slower.
+        tried: pairs with which the ways of the limit are compared, and the others warmed up.
         growth: documents of each indexer in the two indexes that are compared.
         added: pairs that are indexed into each of these.
         stores: numbers of vectors that are searched.
@@ -28,6 +29,7 @@ class Size:
     held: int
     pairs: int
     slow_pairs: int
+    tried: int
     growth: tuple[int, int]
     added: int
     stores: tuple[int, ...]
@@ -41,6 +43,7 @@ FULL = Size(
     held=8091,
     pairs=1024,
     slow_pairs=160,
+    tried=128,
     growth=(1_000, 100_000),
     added=1000,
     stores=(8_000, 100_000, 1_000_000),
@@ -53,6 +56,7 @@ QUICK = Size(
     held=200,
     pairs=64,
     slow_pairs=32,
+    tried=16,
     growth=(100, 1_000),
     added=32,
     stores=(2_000,),
