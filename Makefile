@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 LOCK := $(UV) pip compile --quiet --custom-compile-command "make lock" --python-version 3.11 --python-platform linux
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lock
+.PHONY: help demo test check bench lock
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -27,6 +27,9 @@ check: $(DEV) ## check format, style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy .
+
+bench: $(DEV) ## measure the speed on this machine, about an hour; it should have nothing else to do
+	@$(BIN)/python -m bench
 
 lock: ## write the exact versions of requirements*.in into requirements*.txt (needs uv)
 	$(LOCK) requirements.in -o requirements.txt

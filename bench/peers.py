@@ -1,0 +1,137 @@
+"""Part ``peers``: other programs with the same purpose, in environments of their own; the machine's peak as context."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from bench import application, material
+from bench.figures import Goal, Row, alone, ratio
+from bench.processes import BenchError, Process, started
+from bench.size import Size
+from progress import Progress
+
+MODEL = "clip"
+KINDS = ("bfloat16", "float32")
+PRODUCTS = 10
+WARM = 8  # pairs and texts before anything is counted
+
+
+class Peer(NamedTuple):
+    """A program, what is installed for it, the module that runs it, and the goal for indexing."""
+
+    name: str
+    packages: tuple[str, ...]
+    module: str
+    goal: Goal | None = None
+
+
+PEERS = (
+    Peer(
+        "clip-server",
+        ("clip-server==0.8.3", "clip-client==0.8.3", "docarray==0.21.0"),
+        "bench.others.clip_server_flow",
+        Goal(5),
+    ),
+    Peer("sentence-transformers", ("sentence-transformers==5.1.0",), "bench.others.sentence_transformers_clip"),
+)
+
+
+def settings(size: Size) -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "weights": "the same random ViT-B/32 for all",
+        "environments": "venvs in the workspace that fall back on the packages of this one, above all PyTorch: "
+        + "; ".join(" ".join(peer.packages) for peer in PEERS),
+        "indexing": f"theirs is encoding alone, {size.slow_pairs} pairs; ours `app.py -t index`, {size.pairs} pairs",
+        "one text": f"{size.queries} a round; theirs is encoding alone, ours the whole query over HTTP",
+        "peak": "products of matrices 2048 x 2048 in PyTorch, the fastest of ten",
+    }
+
+
+def measure(size: Size) -> list[Row]:
+    """Measure what can be run, and say why of what cannot."""
+    folder = material.pictures(size.pairs)
+    weights = material.random_weights()
+    rows = _peak(size)
+    for peer in PEERS:
+        try:
+            python = _environment(peer)
+            with started("-m", peer.module, weights, python=python) as process:
+                rows += _peer(peer, process, folder, size)
+        except BenchError as error:
+            rows.append(
+                Row(f"indexing, {MODEL}", "pairs/s", contender=peer.name, goal=peer.goal, note=f"not run: {error}")
+            )
+    return rows
+
+
+def _peak(size: Size) -> list[Row]:
+    with started("-m", "bench.peak", os.cpu_count() or 1) as process:
+        rates = {
+            kind: [process.ask(do="multiply", kind=kind, times=PRODUCTS) for _ in range(size.rounds)] for kind in KINDS
+        }
+    return [alone(f"matrix products, {kind}", "TFLOP/s", of_kind) for kind, of_kind in rates.items()]
+
+
+def _peer(peer: Peer, process: Process, folder: Path, size: Size) -> list[Row]:
+    environment = material.settings(MODEL)
+    paths, texts = sorted(map(str, folder.glob("*.jpg"))), material.captions(folder, max(size.slow_pairs, size.queries))
+
+    def pairs(number: int) -> float:
+        return number / float(process.ask(do="pairs", paths=paths[:number], texts=texts[:number]))
+
+    pairs(WARM)
+    ours, theirs, our_texts, their_texts = [], [], [], []
+    with Progress(peer.name, total=2 * size.rounds, unit="rounds") as progress, TemporaryDirectory() as place:
+        for number in range(size.rounds):
+            workspace = Path(place, str(number))
+            ours.append(application.index(folder, workspace, MODEL, size.pairs, **environment).pairs_per_second)
+            theirs.append(pairs(size.slow_pairs))
+            progress.advance()
+        with application.server(workspace, **environment) as (port, _, _):
+            client = application.Client(port)
+            for number in range(size.rounds + 1):
+                asked = [f"{text} {number}" for text in texts[: size.queries]]
+                our_texts.append(1000 * median(map(client.search, asked)))
+                their_texts.append(1000 * median(process.ask(do="each", texts=asked)))
+                progress.advance()
+    return [
+        ratio(f"indexing, {MODEL}", "pairs/s", ours, peer.name, theirs, peer.goal),
+        ratio(f"one text, {MODEL}", "ms", our_texts[1:], peer.name, their_texts[1:]),  # the first one warms up
+    ]
+
+
+def _environment(peer: Peer) -> Path:
+    """The Python of a peer's environment, made if it is absent or was made otherwise.
+
+    Raises:
+        BenchError: it cannot be installed.
+    """
+    folder = material.cache() / "environments" / peer.name
+    python, stamp = folder / "bin" / "python", folder / "installed"
+    wanted = hashlib.sha1("\n".join([sys.version, *peer.packages]).encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    _run(sys.executable, "-m", "venv", str(folder))
+    [packages] = folder.glob("lib/python*/site-packages")
+    (packages / "beside.pth").write_text(sysconfig.get_path("purelib"))  # what is there already is not installed again
+    _run(str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *peer.packages)
+    stamp.write_text(wanted)
+    return python
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        wrong = [line for line in done.stderr.splitlines() if line.lower().startswith("error")]
+        raise BenchError((wrong or [f"{command[0]} failed"])[-1])
