@@ -31,6 +31,7 @@ const HINT = hint.textContent;
 let asked; // the query of the address
 let index = { pictures: 1, captions: 1 }; // until the server says what it has
 let running = new AbortController();
+let taken = 0; // how often a person has given pictures
 const shown = new Map(); // by address, for back and forward
 
 // ------------------------------------------------------------------------------------------------------ asking
@@ -51,8 +52,9 @@ function ask(text) {
 /** Ask with a person's own pictures. */
 async function take(files) {
   const before = running;
+  const turn = (taken += 1);
   const { names, refused } = await keep(files);
-  if (running !== before) return; // something else was asked meanwhile
+  if (running !== before || turn !== taken) return; // something else was asked meanwhile
   if (names.length) go(address({ pictures: names, find: index.captions ? "captions" : "pictures" }));
   if (refused.length) say(refused.join(" "));
 }
@@ -221,7 +223,7 @@ function follow(event) {
 if (await load(bar)) {
   connect(bar, ask, take);
   select("#ask").addEventListener("click", () => bar.search());
-  avoid.addEventListener("keydown", (event) => event.key === "Enter" && bar.search());
+  avoid.addEventListener("keydown", (event) => event.key === "Enter" && !event.isComposing && bar.search());
   document.addEventListener("click", follow);
   document.addEventListener("drop", drop, true);
   document.addEventListener("paste", paste);

@@ -88,5 +88,6 @@ function score(distance) {
   if (distance === undefined) return [];
   const name = element("span", { class: "hidden" }, "Similarity ");
   const title = "Similarity: 1 is the same, 0 unrelated";
-  return [element("span", { class: "score", title }, name, (1 - distance).toFixed(2))];
+  const similarity = Math.round(100 * (1 - distance)) / 100; // rounded first: never "-0.00"
+  return [element("span", { class: "score", title }, name, similarity.toFixed(2))];
 }
