@@ -26,6 +26,7 @@ from tests.conftest import (
     members,
     paint,
     picture,
+    process,
     run,
     server,
     stored_id,
@@ -422,6 +423,16 @@ def test_empty_index_and_sigterm(tmp_path: Path) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", running.port))
+
+
+@pytest.mark.parametrize("processes", [2, 6, 10])
+def test_sigterm_while_it_starts(tmp_path: Path, processes: int) -> None:
+    """The program and its Flow end at whatever moment they are told to: there are ten processes when it has started."""
+    with process("app.py", "-t", "query", "-m", "vse", workspace=tmp_path, JINA_PORT=free_port()) as running:
+        wait_until(lambda: len(members(running.pid)) >= processes, f"{processes} processes are there")
+        running.terminate()
+        assert running.wait(PATIENCE) != 0
+        wait_until(lambda: not members(running.pid), "no process is left")
 
 
 def test_grpc_and_the_loss_of_the_first_process(indexed: Indexed, own: Path) -> None:
