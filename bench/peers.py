@@ -34,14 +34,25 @@ class Peer(NamedTuple):
     goal: Goal | None = None
 
 
+# All that is not beside them: clip-server pins a protobuf that no newer Jina takes, and runs without.
 PEERS = (
     Peer(
         "clip-server",
-        ("clip-server==0.8.3", "clip-client==0.8.3", "docarray==0.21.0"),
+        (
+            "clip-server==0.8.3",
+            "clip-client==0.8.3",
+            "docarray==0.21.0",
+            "open_clip_torch==2.8.0",
+            "pillow-avif-plugin==1.6.0",
+        ),
         "bench.others.clip_server_flow",
         Goal(5),
     ),
-    Peer("sentence-transformers", ("sentence-transformers==5.1.0",), "bench.others.sentence_transformers_clip"),
+    Peer(
+        "sentence-transformers",
+        ("sentence-transformers==6.2.0", "scikit-learn==1.9.1", "joblib==1.6.0", "threadpoolctl==3.8.0"),
+        "bench.others.sentence_transformers_clip",
+    ),
 )
 
 
@@ -125,7 +136,7 @@ def _environment(peer: Peer) -> Path:
     _run(sys.executable, "-m", "venv", str(folder))
     [packages] = folder.glob("lib/python*/site-packages")
     (packages / "beside.pth").write_text(sysconfig.get_path("purelib"))  # what is there already is not installed again
-    _run(str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *peer.packages)
+    _run(str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps", *peer.packages)
     stamp.write_text(wanted)
     return python
 
