@@ -102,17 +102,16 @@ def _peer(peer: Peer, process: Process, folder: Path, size: Size) -> list[Row]:
 
     pairs(WARM)
     ours, theirs, our_texts, their_texts = [], [], [], []
-    with Progress(peer.name, total=2 * size.rounds, unit="rounds") as progress, TemporaryDirectory() as place:
+    with Progress(peer.name, total=2 * size.rounds + 1, unit="rounds") as progress, TemporaryDirectory() as place:
         for number in range(size.rounds):
             workspace = Path(place, str(number))
             ours.append(application.index(folder, workspace, MODEL, size.pairs, **environment).pairs_per_second)
             theirs.append(pairs(size.slow_pairs))
             progress.advance()
         with application.server(workspace, **environment) as (port, _, _):
-            client = application.Client(port)
             for number in range(size.rounds + 1):
                 asked = [f"{text} {number}" for text in texts[: size.queries]]
-                our_texts.append(1000 * median(map(client.search, asked)))
+                our_texts.append(1000 * median(application.ask(port, asked)))
                 their_texts.append(1000 * median(process.ask(do="each", texts=asked)))
                 progress.advance()
     return [
