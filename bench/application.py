@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,31 +60,27 @@ def read_notes(notes: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in notes.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-class Client:
-    """A client of the query Flow that keeps its connection.
+def ask(port: int, queries: Iterable[str]) -> list[float]:
+    """Ask a query Flow one after the other, over one connection: the server closes one that rests for some seconds.
 
-    Args:
-        port: of the Flow.
+    Returns:
+        For each query the seconds until the whole answer has arrived.
+
+    Raises:
+        BenchError: one was refused.
     """
-
-    def __init__(self, port: int) -> None:
-        self._connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-
-    def search(self, query: str) -> float:
-        """Ask; returns the seconds until the whole answer has arrived.
-
-        Raises:
-            BenchError: it was refused.
-        """
-        body = json.dumps({"data": [query]}).encode()
-        start = time.perf_counter()
-        self._connection.request("POST", "/search", body, {"Content-Type": "application/json"})
-        answer = self._connection.getresponse()
-        content = answer.read()
-        seconds = time.perf_counter() - start
-        if answer.status != 200:
-            raise BenchError(f"/search answered {answer.status}: {content[:200]!r}")
-        return seconds
+    taken = []
+    with closing(HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+        for query in queries:
+            body = json.dumps({"data": [query]}).encode()
+            start = time.perf_counter()
+            connection.request("POST", "/search", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read()
+            taken.append(time.perf_counter() - start)
+            if answer.status != 200:
+                raise BenchError(f"/search answered {answer.status}: {content[:200]!r}")
+    return taken
 
 
 @contextmanager
@@ -113,7 +109,7 @@ def first_answer(port: int, process: Process, query: str = "a dog") -> float:
     while time.monotonic() < deadline:
         process.require_alive()
         try:
-            Client(port).search(query)
+            ask(port, [query])
             return time.monotonic()
         except (OSError, HTTPException, BenchError):
             time.sleep(0.01)

@@ -34,14 +34,25 @@ class Peer(NamedTuple):
     goal: Goal | None = None
 
 
+# All that is not beside them: clip-server pins a protobuf that no newer Jina takes, and runs without.
 PEERS = (
     Peer(
         "clip-server",
-        ("clip-server==0.8.3", "clip-client==0.8.3", "docarray==0.21.0"),
+        (
+            "clip-server==0.8.3",
+            "clip-client==0.8.3",
+            "docarray==0.21.0",
+            "open_clip_torch==2.8.0",
+            "pillow-avif-plugin==1.6.0",
+        ),
         "bench.others.clip_server_flow",
         Goal(5),
     ),
-    Peer("sentence-transformers", ("sentence-transformers==5.1.0",), "bench.others.sentence_transformers_clip"),
+    Peer(
+        "sentence-transformers",
+        ("sentence-transformers==6.2.0", "scikit-learn==1.9.1", "joblib==1.6.0", "threadpoolctl==3.8.0"),
+        "bench.others.sentence_transformers_clip",
+    ),
 )
 
 
@@ -91,17 +102,16 @@ def _peer(peer: Peer, process: Process, folder: Path, size: Size) -> list[Row]:
 
     pairs(WARM)
     ours, theirs, our_texts, their_texts = [], [], [], []
-    with Progress(peer.name, total=2 * size.rounds, unit="rounds") as progress, TemporaryDirectory() as place:
+    with Progress(peer.name, total=2 * size.rounds + 1, unit="rounds") as progress, TemporaryDirectory() as place:
         for number in range(size.rounds):
             workspace = Path(place, str(number))
             ours.append(application.index(folder, workspace, MODEL, size.pairs, **environment).pairs_per_second)
             theirs.append(pairs(size.slow_pairs))
             progress.advance()
         with application.server(workspace, **environment) as (port, _, _):
-            client = application.Client(port)
             for number in range(size.rounds + 1):
                 asked = [f"{text} {number}" for text in texts[: size.queries]]
-                our_texts.append(1000 * median(map(client.search, asked)))
+                our_texts.append(1000 * median(application.ask(port, asked)))
                 their_texts.append(1000 * median(process.ask(do="each", texts=asked)))
                 progress.advance()
     return [
@@ -125,7 +135,7 @@ def _environment(peer: Peer) -> Path:
     _run(sys.executable, "-m", "venv", str(folder))
     [packages] = folder.glob("lib/python*/site-packages")
     (packages / "beside.pth").write_text(sysconfig.get_path("purelib"))  # what is there already is not installed again
-    _run(str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *peer.packages)
+    _run(str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps", *peer.packages)
     stamp.write_text(wanted)
     return python
 

@@ -64,11 +64,10 @@ def _model(model: str, folder: Path, size: Size) -> list[Row]:
         with application.server(Path(workspace), **environment) as (port, process, notes):
             for number in range(size.rounds + 1):
                 texts = [f"{text} {number}" for text in said[: size.queries]]
-                client = application.Client(port)
                 measured = {
-                    "text": [client.search(text) for text in texts],
+                    "text": application.ask(port, texts),
                     "text encoder": _fastest(encoders, "texts", texts=texts),
-                    "picture": [client.search(uri) for uri in uris[: size.queries]],
+                    "picture": application.ask(port, uris[: size.queries]),
                     "picture encoder": _fastest(encoders, "pictures", paths=paths[: size.queries]),
                 }
                 crowds = {
@@ -122,14 +121,10 @@ def _fastest(encoders: Process, do: str, **inputs: list[str]) -> list[float]:
 
 def _at_once(port: int, queries: Sequence[str]) -> tuple[list[float], float]:
     """The seconds of each query where 8 clients share them out, and queries per second."""
-
-    def ask(number: int) -> list[float]:
-        client = application.Client(port)
-        return [client.search(query) for query in queries[number::CLIENTS]]
-
+    shares = [queries[number::CLIENTS] for number in range(CLIENTS)]
     start = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:
-        seconds = [second for client in pool.map(ask, range(CLIENTS)) for second in client]
+        seconds = [second for taken in pool.map(application.ask, [port] * CLIENTS, shares) for second in taken]
     return seconds, len(seconds) / (time.perf_counter() - start)
 
 

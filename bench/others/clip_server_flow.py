@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -20,11 +19,8 @@ def main() -> None:
     from clip_client import Client
     from jina import Flow
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with Flow.load_config(str(FLOW), port=port):
-        client = Client(f"grpc://127.0.0.1:{port}")
+    with Flow.load_config(str(FLOW)) as flow:
+        client = Client(f"grpc://127.0.0.1:{flow.port}")
 
         def pairs(paths: list[str], texts: list[str]) -> float:
             """The seconds that pairs of pictures and captions take."""
