@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -74,14 +75,14 @@ def measure(size: Size) -> list[Row]:
     weights = material.random_weights()
     rows = _peak(size)
     for peer in PEERS:
-        try:
-            python = _environment(peer)
-            with started("-m", peer.module, weights, python=python) as process:
+        with ExitStack() as stack:
+            try:
+                process = stack.enter_context(started("-m", peer.module, weights, python=_environment(peer)))
+                _pairs(process, folder, WARM)
+            except BenchError as error:
+                rows.append(_not_run(peer, str(error)))
+            else:
                 rows += _peer(peer, process, folder, size)
-        except BenchError as error:
-            rows.append(
-                Row(f"indexing, {MODEL}", "pairs/s", contender=peer.name, goal=peer.goal, note=f"not run: {error}")
-            )
     return rows
 
 
@@ -93,24 +94,28 @@ def _peak(size: Size) -> list[Row]:
     return [alone(f"matrix products, {kind}", "TFLOP/s", of_kind) for kind, of_kind in rates.items()]
 
 
+def _not_run(peer: Peer, why: str) -> Row:
+    return Row(f"indexing, {MODEL}", "pairs/s", contender=peer.name, goal=peer.goal, note=f"not run: {why}")
+
+
+def _pairs(process: Process, folder: Path, number: int) -> float:
+    """Pairs per second of a peer."""
+    paths, texts = sorted(map(str, folder.glob("*.jpg")))[:number], material.captions(folder, number)
+    return number / float(process.ask(do="pairs", paths=paths, texts=texts))
+
+
 def _peer(peer: Peer, process: Process, folder: Path, size: Size) -> list[Row]:
-    environment = material.settings(MODEL)
-    paths, texts = sorted(map(str, folder.glob("*.jpg"))), material.captions(folder, max(size.slow_pairs, size.queries))
-
-    def pairs(number: int) -> float:
-        return number / float(process.ask(do="pairs", paths=paths[:number], texts=texts[:number]))
-
-    pairs(WARM)
+    environment, texts = material.settings(MODEL), material.captions(folder, size.queries)
     ours, theirs, our_texts, their_texts = [], [], [], []
     with Progress(peer.name, total=2 * size.rounds + 1, unit="rounds") as progress, TemporaryDirectory() as place:
         for number in range(size.rounds):
             workspace = Path(place, str(number))
             ours.append(application.index(folder, workspace, MODEL, size.pairs, **environment).pairs_per_second)
-            theirs.append(pairs(size.slow_pairs))
+            theirs.append(_pairs(process, folder, size.slow_pairs))
             progress.advance()
         with application.server(workspace, **environment) as (port, _, _):
             for number in range(size.rounds + 1):
-                asked = [f"{text} {number}" for text in texts[: size.queries]]
+                asked = [f"{text} {number}" for text in texts]
                 our_texts.append(1000 * median(application.ask(port, asked)))
                 their_texts.append(1000 * median(process.ask(do="each", texts=asked)))
                 progress.advance()

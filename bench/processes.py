@@ -38,11 +38,13 @@ class Process:
         self.popen, self._errors = popen, errors
 
     def require_alive(self) -> None:
-        """Raise ``BenchError`` with the last line of its standard error if the program has ended."""
+        """Raise ``BenchError`` with the last line that the program has said if it has ended."""
         if self.popen.poll() is not None:
+            assert self.popen.stdout
+            _kill(self.popen)  # what it has left behind would hold its output open
             self._errors.seek(0)
-            said = self._errors.read().strip().splitlines() or ["it said nothing"]
-            raise BenchError(f"{' '.join(map(str, self.popen.args[1:4]))} ended: {said[-1]}")  # type: ignore[index]
+            said = ["it said nothing", *self.popen.stdout, *self._errors]
+            raise BenchError(f"{' '.join(map(str, self.popen.args[1:4]))} ended: {said[-1].strip()}")  # type: ignore[index]
 
     def wait(self) -> None:
         """Wait for the end of a program that must succeed."""

@@ -1,7 +1,6 @@
 """``python -m bench.random_weights FOLDER``: ViT-B/32 with random weights, whose speed is that of any others.
 
-The same weights three times: a folder ``transformers`` for its ``CLIPModel``, ``open_clip.safetensors``, and
-``open_clip.pt`` for programs that read no other file.
+The same weights for two libraries: a folder ``transformers`` for its ``CLIPModel``, and ``open_clip.safetensors``.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ def main() -> None:
     processor(config.vision_config.image_size).save_pretrained(unfinished / "transformers")
     weights = {name: tensor.contiguous() for name, tensor in convert(model.state_dict()).items()}
     save_file(weights, unfinished / "open_clip.safetensors")
-    torch.save(weights, unfinished / "open_clip.pt")
     unfinished.rename(folder)
 
 

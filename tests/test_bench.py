@@ -103,9 +103,19 @@ def test_a_program_that_fails_is_named_with_its_reason() -> None:
         failing.ask(do="facts")
 
 
+def test_a_program_that_ends_is_read_though_its_children_hold_its_output() -> None:
+    talker = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()'], stdin=0); sys.exit('why')"
+    with started("-c", talker) as talking:
+        wait_until(lambda: talking.popen.poll() is not None, "the program has ended")
+        with pytest.raises(BenchError, match=r"ended: why$"):
+            talking.require_alive()
+
+
 def test_nothing_that_was_started_stays() -> None:
-    grandchild = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()'], stdin=0); input()"
-    with started("-c", grandchild) as parent:
+    pause = "import signal; signal.pause()"
+    with started(
+        "-c", f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '{pause}']); {pause}"
+    ) as parent:
         session = parent.popen.pid
         while len(members(session)) < 2:
             parent.require_alive()

@@ -3,9 +3,11 @@
 import os
 
 from clip_server.executors.clip_torch import CLIPEncoder
-from clip_server.model import openclip_model
+from clip_server.model import model, openclip_model
+from safetensors.torch import load_file
 
 openclip_model.download_model = lambda *_, **__: os.environ["CLIP_SERVER_WEIGHTS"]
+model.load_state_dict = load_file
 
 
 class LocalCLIPEncoder(CLIPEncoder):

@@ -15,7 +15,7 @@ FLOW = Path(__file__).with_name("clip_server.yml")
 def main() -> None:
     """Start the Flow, and answer."""
     worker = Worker()
-    os.environ["CLIP_SERVER_WEIGHTS"] = str(Path(sys.argv[1]) / "open_clip.pt")
+    os.environ["CLIP_SERVER_WEIGHTS"] = str(Path(sys.argv[1]) / "open_clip.safetensors")
     from clip_client import Client
     from jina import Flow
 
