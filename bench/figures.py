@@ -20,8 +20,8 @@ class Goal:
         return outcome <= self.bound if self.at_most else outcome >= self.bound
 
     def fulfilment(self, outcome: float) -> float:
-        """How many times as good as asked for: 1 is just good enough, less is not."""
-        return self.bound / outcome if self.at_most else outcome / self.bound
+        """How many times as good as asked for: 1 is just good enough, less is not; a million at most."""
+        return self.bound / max(outcome, self.bound / 1e6) if self.at_most else outcome / self.bound
 
     def __str__(self) -> str:
         return f"{'≤' if self.at_most else '≥'} {self.bound:g}"

@@ -81,9 +81,8 @@ def versions() -> dict[str, str]:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    judged = row.goal is not None and row.outcome is not None
     goal = str(row.goal) if row.goal else ""
-    fulfilment = row.goal.fulfilment(row.outcome) if judged and row.goal and row.outcome else None
+    fulfilment = row.goal.fulfilment(row.outcome) if row.goal and row.outcome is not None else None
     return asdict(row) | {"goal": goal, "met": row.met, "fulfilment": fulfilment}
 
 

@@ -82,6 +82,15 @@ def test_one_part_leaves_the_others_and_judges_goals(tmp_path: Path) -> None:
     assert len(bars) == 2, "a goal that is met and one that is missed look different"
 
 
+@pytest.mark.parametrize("overhead", [0.0, -1.0])
+def test_no_overhead_at_all_is_drawn_as_more_than_its_goal(tmp_path: Path, overhead: float) -> None:
+    row = difference("as fast as alone", "ms", [9 + overhead], "alone", [9.0], Goal(8, at_most=True))
+    report.write(tmp_path, "one", {}, [row])
+    [bar] = ElementTree.parse(tmp_path / "results.svg").getroot().iter("{http://www.w3.org/2000/svg}rect")
+    assert float(bar.get("x", "")) == report.WIDTH / 2
+    assert float(bar.get("width", "")) == report.WIDTH / 2
+
+
 def test_vectors_are_the_same_in_every_run_and_have_neighbours() -> None:
     first, second = (np.concatenate(list(Vectors(64).blocks(12_000))) for _ in range(2))
     assert np.array_equal(first, second)
