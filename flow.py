@@ -148,7 +148,7 @@ def running(
     own_encoders = not _has_other_encoders()
     if own_encoders:
         _import_libraries(model)
-    _set_environment(model, http=http, port=port or _free_port(), data_root=data_root)
+    _set_environment(model, http=http, port=port or free_port(), data_root=data_root)
     if port:
         _check_port(port)
     from jina import Flow  # takes seconds, and reads the environment that was just set
@@ -264,7 +264,8 @@ def _check_port(port: int) -> None:
             raise FlowError(f"port {port} cannot be used ({error}): set JINA_PORT to another") from error
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

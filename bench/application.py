@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -13,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from bench.processes import PATIENCE, BenchError, Process, memory, started
+from flow import free_port
 
 _STEP = 0.1  # seconds between two looks at the memory
 
@@ -114,10 +114,3 @@ def first_answer(port: int, process: Process, query: str = "a dog") -> float:
         except (OSError, HTTPException, BenchError):
             time.sleep(0.01)
     raise BenchError("the query Flow does not answer")
-
-
-def free_port() -> int:
-    """A port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from bench.worker import Worker
+from bench.worker import Worker, timed
 
 
 def main() -> None:
@@ -30,15 +29,9 @@ def main() -> None:
 
     def read(times: int) -> dict[str, float]:
         """The least seconds that each kind of sweep took."""
-        return {name: min(_seconds(sweep) for _ in range(times)) for name, sweep in sweeps.items()}
+        return {name: min(timed(sweep)() for _ in range(times)) for name, sweep in sweeps.items()}
 
     worker.serve({"read": read})
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

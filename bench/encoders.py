@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 import models
-from bench.worker import Worker
+from bench.worker import Worker, timed
 from executors.picture import decode
 
 BATCH = 32
@@ -39,13 +38,18 @@ class Encoders:
     def texts(self, texts: list[str], threads: int) -> list[float]:
         """The seconds that each text takes by itself."""
         torch.set_num_threads(threads)
-        return [_seconds(lambda text=text: self.model.encode_texts([text])) for text in texts]  # type: ignore[misc]
+        encode = timed(self.model.encode_texts)
+        return [encode([text]) for text in texts]
 
     def pictures(self, paths: list[str], threads: int) -> list[float]:
         """The seconds that each picture takes by itself, from its file's bytes on."""
         torch.set_num_threads(threads)
-        files = [Path(path).read_bytes() for path in paths]
-        return [_seconds(lambda data=data: self.model.encode_images(self._pixels(data)[None])) for data in files]  # type: ignore[misc]
+
+        @timed
+        def encode(data: bytes) -> None:
+            self.model.encode_images(self._pixels(data)[None])
+
+        return [encode(data) for data in [Path(path).read_bytes() for path in paths]]
 
     def pairs(self, paths: list[str], texts: list[str], decoders: int, threads: int, ahead: int) -> float:
         """The seconds that pairs of pictures and captions take.
@@ -57,13 +61,14 @@ class Encoders:
         """
         torch.set_num_threads(threads)
 
+        @timed
         def encode() -> None:
             with ThreadPoolExecutor(decoders) as pool:
                 for place, pixels in enumerate(self._decoded(paths, pool, ahead)):
                     self.model.encode_images(pixels)
                     self.model.encode_texts(texts[place * BATCH : (place + 1) * BATCH])
 
-        return _seconds(encode)
+        return encode()
 
     def _decoded(self, paths: list[str], pool: ThreadPoolExecutor, ahead: int) -> Iterator[np.ndarray]:
         waiting: deque[list[Future[np.ndarray]]] = deque()
@@ -77,12 +82,6 @@ class Encoders:
 
     def _pixels(self, data: bytes) -> np.ndarray:
         return self.model.preprocessing.crop(decode(data))
-
-
-def _seconds(run: Any) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def main() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import sub, truediv
 from statistics import median
 from typing import Any
 
@@ -53,53 +55,22 @@ class Row:
         return None if self.goal is None or self.outcome is None else self.goal.is_met(self.outcome)
 
 
-def alone(figure: str, unit: str, ours: Sequence[float], goal: Goal | None = None, note: str = "") -> Row:
+def alone(figure: str, unit: str, ours: Sequence[float], goal: Goal | None = None) -> Row:
     """A figure without a contender, from its rounds."""
     middle = median(ours)
-    return Row(
-        figure, unit, ours=middle, outcome=middle, outcome_unit=unit, goal=goal, note=note, rounds={"ours": list(ours)}
-    )
-
-
-def ratio(
-    figure: str,
-    unit: str,
-    ours: Sequence[float],
-    contender: str,
-    theirs: Sequence[float],
-    goal: Goal | None = None,
-    note: str = "",
-) -> Row:
-    """Ours divided by theirs, round by round."""
-    outcome = median(one / other for one, other in zip(ours, theirs, strict=True))
-    return _paired(figure, unit, ours, contender, theirs, outcome, "", goal, note)
-
-
-def difference(
-    figure: str,
-    unit: str,
-    ours: Sequence[float],
-    contender: str,
-    theirs: Sequence[float],
-    goal: Goal | None = None,
-    note: str = "",
-) -> Row:
-    """Ours minus theirs, round by round."""
-    outcome = median(one - other for one, other in zip(ours, theirs, strict=True))
-    return _paired(figure, unit, ours, contender, theirs, outcome, unit, goal, note)
+    return Row(figure, unit, ours=middle, outcome=middle, outcome_unit=unit, goal=goal, rounds={"ours": list(ours)})
 
 
 def _paired(
+    judge: Callable[[float, float], float],
     figure: str,
     unit: str,
     ours: Sequence[float],
     contender: str,
     theirs: Sequence[float],
-    outcome: float,
-    outcome_unit: str,
-    goal: Goal | None,
-    note: str,
+    goal: Goal | None = None,
 ) -> Row:
+    outcome = median(judge(one, other) for one, other in zip(ours, theirs, strict=True))
     return Row(
         figure,
         unit,
@@ -107,8 +78,12 @@ def _paired(
         contender=contender,
         theirs=median(theirs),
         outcome=outcome,
-        outcome_unit=outcome_unit,
+        outcome_unit=unit if judge is sub else "",
         goal=goal,
-        note=note,
         rounds={"ours": list(ours), "theirs": list(theirs)},
     )
+
+
+ratio = partial(_paired, truediv)
+difference = partial(_paired, sub)
+"""Rows of a figure and a contender's: ours divided by theirs, and ours minus theirs, round by round."""

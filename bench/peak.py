@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import torch
 
-from bench.worker import Worker
+from bench.worker import Worker, timed
 
 SIDE = 2048
 
@@ -20,12 +19,8 @@ def main() -> None:
     def multiply(kind: str, times: int) -> float:
         """TFLOP/s in the fastest of some products of square matrices."""
         matrix = torch.ones((SIDE, SIDE), dtype=getattr(torch, kind))
-        seconds = []
-        for _ in range(times):
-            start = time.perf_counter()
-            torch.mm(matrix, matrix)
-            seconds.append(time.perf_counter() - start)
-        return 2 * SIDE**3 / min(seconds) / 1e12
+        product = timed(torch.mm)
+        return 2 * SIDE**3 / min(product(matrix, matrix) for _ in range(times)) / 1e12
 
     worker.serve({"multiply": multiply})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import faiss
 import open_clip
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from bench.worker import Worker
+from bench.worker import Worker, timed
 
 BATCH = 32
 
@@ -38,9 +37,9 @@ def main() -> None:
     tokenizer = open_clip.get_tokenizer(name)
     model.eval()
 
-    def pairs(paths: list[str], texts: list[str]) -> float:
-        """The seconds that pairs of pictures and captions take."""
-        start = time.perf_counter()
+    @timed
+    def pairs(paths: list[str], texts: list[str]) -> None:
+        """Index pairs of pictures and captions."""
         indexes: list[faiss.IndexFlatIP] = []
         with torch.no_grad():
             for images, tokens in DataLoader(Pairs(paths, texts, preprocess, tokenizer), batch_size=BATCH):
@@ -48,7 +47,6 @@ def main() -> None:
                 indexes = indexes or [faiss.IndexFlatIP(vector.shape[1]) for vector in vectors]
                 for index, vector in zip(indexes, vectors, strict=True):
                     index.add((vector / vector.norm(dim=-1, keepdim=True)).numpy())
-        return time.perf_counter() - start
 
     worker.serve({"pairs": pairs})
 

@@ -13,9 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from bench.figures import Row
+from evaluation.page import templates
 
 FOLDER = Path(__file__).with_name("results")
 PACKAGES = (
@@ -40,13 +39,7 @@ def write(folder: Path, part: str, settings: dict[str, Any], rows: list[Row]) ->
     parts = json.loads(data.read_text(encoding="utf-8"))["parts"] if data.exists() else {}
     parts[part] = {"date": date.today().isoformat(), "settings": settings, "rows": [_plain(row) for row in rows]}
     results = {"machine": machine(), "versions": versions(), "parts": parts}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=lambda name: bool(name) and str(name).endswith(".svg"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {"figure": _figure, "across": _across}
     judged = [row for one in parts.values() for row in one["rows"] if row["fulfilment"] is not None]
     names = {"judged": judged, "width": WIDTH, "step": STEP}

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
+
+Arguments = ParamSpec("Arguments")
 
 
 class Worker:
@@ -21,3 +25,15 @@ class Worker:
         for line in sys.stdin:
             request = json.loads(line)
             print(json.dumps(answers[request.pop("do")](**request)), file=self._out, flush=True)
+
+
+def timed(run: Callable[Arguments, object]) -> Callable[Arguments, float]:
+    """The function with its result replaced by the seconds that it took."""
+
+    @wraps(run)
+    def seconds(*args: Arguments.args, **kwargs: Arguments.kwargs) -> float:
+        start = time.perf_counter()
+        run(*args, **kwargs)
+        return time.perf_counter() - start
+
+    return seconds

@@ -24,6 +24,17 @@ def thumbnail(data: bytes) -> str:
     return data_uri("image/jpeg", picture.thumbnail(data, SIDE))
 
 
+def templates(folder: Path) -> Environment:
+    """The templates of a folder; what is put into those of HTML and SVG is escaped."""
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=select_autoescape(["html", "svg"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+
+
 def write_files(folder: Path, report: dict[str, Any], pictures: dict[str, str]) -> list[Path]:
     """Write ``report.md``, ``report.json`` and ``report.html`` into a folder.
 
@@ -31,13 +42,7 @@ def write_files(folder: Path, report: dict[str, Any], pictures: dict[str, str]) 
         report: what `evaluation.report` has measured.
         pictures: ``data:`` URIs by the ids of the examples' pictures.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {"interval": _interval, "across": _across, "down": _down}
     names = {"directions": DIRECTIONS, "measures": MEASURES, "width": WIDTH, "height": HEIGHT}
     texts = {

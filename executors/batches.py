@@ -70,14 +70,16 @@ class Batches:
 
     def _next(self) -> List[_Request]:
         """The first that waits, and those of its kind that fit beside it."""
-        first = self._waiting[0]
-        together, number, weight = [first], len(first.docs), first.weight
-        for request in self._waiting[1:]:
+        first, *others = self._waiting
+        together, self._waiting = [first], []
+        number, weight = len(first.docs), first.weight
+        for request in others:
             fits = number + len(request.docs) <= MOST and weight + request.weight <= HEAVIEST
             if request.kind == first.kind and fits:
                 together.append(request)
                 number, weight = number + len(request.docs), weight + request.weight
-        self._waiting = [request for request in self._waiting if all(request is not other for other in together)]
+            else:
+                self._waiting.append(request)
         return together
 
     async def _send_together(self, requests: List[_Request]) -> None:

@@ -28,7 +28,7 @@ class VectorIndex:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._parts: list[faiss.IndexIDMap] = []
-        self._index: faiss.IndexShards | None = None
+        self._index = faiss.IndexShards(True, False)  # its parts are searched at once; ids are their own
         self._last_row = self._last_removal = 0
 
     def refresh(self) -> None:
@@ -51,8 +51,7 @@ class VectorIndex:
 
     def _append(self, rows: list[int], vectors: list[bytes]) -> None:
         array = np.frombuffer(b"".join(vectors), "<f4").reshape(len(rows), -1)
-        if self._index is None:
-            self._index = faiss.IndexShards(True, False)  # searched at once; ids are the parts' own
+        if not self._parts:
             self._parts = [faiss.IndexIDMap(faiss.IndexFlatIP(array.shape[1])) for _ in range(_PARTS)]
             for part in self._parts:
                 self._index.add_shard(part)
@@ -72,7 +71,7 @@ class VectorIndex:
             For each query pairs of a document's id and its cosine distance (0..2).
         """
         self.refresh()
-        if self._index is None or not len(queries):
+        if not self._parts or not len(queries):
             return [[] for _ in queries]
         similarities, rows = self._index.search(np.ascontiguousarray(queries, np.float32), top_k)
         ids = self._store.ids_of_rows({int(row) for row in rows.ravel() if row >= 0})

@@ -26,6 +26,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from bench.processes import members
+from flow import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 COLOURS = ("red", "lime", "blue", "yellow", "white", "magenta")
 SPLITS = {"train": 24, "dev": 8, "test": 8}
@@ -183,19 +186,6 @@ def kill(running: subprocess.Popen[str]) -> None:
     running.wait(PATIENCE)
 
 
-def members(session: int) -> list[int]:
-    """The processes of a session that are alive; a program's processes may have groups of their own."""
-    alive = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, found = stat.read_text().rpartition(")")[2].split()[:4]
-        except (OSError, ValueError):  # it ended meanwhile
-            continue
-        if int(found) == session and state not in "ZX":
-            alive.append(int(stat.parent.name))
-    return alive
-
-
 def run(*command: object, workspace: Path, **environment: Any) -> Result:
     """Run a Python program to its end."""
     with process(*command, workspace=workspace, **environment) as running:
@@ -302,13 +292,6 @@ def assert_refused(answer: Any, status: int, *words: str) -> None:
     assert "\n" not in description
     for word in words:
         assert word in description
-
-
-def free_port() -> int:
-    """A port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Indexed, Result, free_port, held, paint, run, taken_port, write_captions
+from flow import free_port
+from tests.conftest import Indexed, Result, held, paint, run, taken_port, write_captions
 
 GOOD = {"red.png": "red", "blue.png": "blue", "one.webp": "lime"}
 BAD = ("truncated.jpg", "notes.jpg", "huge.png", "empty.jpg")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from clip.model import CLIP
 
-from tests.conftest import COLOURS, Indexed, Result, free_port, held, paint, run, server, taken_port
+from flow import free_port
+from tests.conftest import COLOURS, Indexed, Result, held, paint, run, server, taken_port
 from tests.test_clip import multilingual_folder, siglip_folder
 from tests.test_clip_openai import SIZES, save_archive
 from tests.test_clip_transformers import tiny_folder

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 import transformers
@@ -20,6 +19,7 @@ from PIL import Image
 
 import models.clip
 import models.precision
+from bench.random_weights import processor
 from models import ModelError
 from models.clip import ClipModel
 from tests.conftest import ROOT
@@ -66,17 +66,6 @@ def save(folder: Path, **given: Any) -> Any:
     model.save_pretrained(folder)
     processor(config.vision_config.image_size).save_pretrained(folder)
     return model
-
-
-def processor(size: int) -> Any:
-    """transformers' own, with the tokens of CLIP."""
-    clips = open_clip.SimpleTokenizer()
-    marks = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocabulary = {marks.get(token, token): number for token, number in clips.encoder.items()}
-    library: Any = transformers
-    pictures = library.CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    tokenizer = library.CLIPTokenizer(vocab=vocabulary, merges=list(clips.bpe_ranks))
-    return library.CLIPProcessor(image_processor=pictures, tokenizer=tokenizer)
 
 
 def tiny_folder(parent: Path) -> Path:

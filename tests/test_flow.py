@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.processes import members
+from flow import free_port
 from tests.conftest import (
     COLOURS,
     PATIENCE,
@@ -21,9 +23,7 @@ from tests.conftest import (
     Indexed,
     Server,
     assert_refused,
-    free_port,
     held,
-    members,
     paint,
     picture,
     process,

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from models import ModelError
 from training import world
-from training.world import COINS, KINDS, PAGES, make_world, read_world
+from training.world import KINDS, PAGES, make_world, read_world
 
 
 def png(colour: str, size: int) -> bytes:
@@ -44,7 +44,7 @@ def fill(packages: Path) -> None:
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(world, "_fetch", fill)
-    monkeypatch.setattr(world, "KINDS", {name: KINDS[name] for name in ("bricks", "moon")})
+    monkeypatch.setattr(world, "KINDS", {name: KINDS[name] for name in ("bricks", "moon", "coins")})
     monkeypatch.setattr(world, "PICTURES", 4)
     make_world(tmp_path / "world")
     return tmp_path / "world"
@@ -55,7 +55,7 @@ def test_kinds_have_their_names_and_pictures(made: Path) -> None:
     assert set(kinds) == {
         KINDS["bricks"].names,
         KINDS["moon"].names,
-        COINS.names,
+        KINDS["coins"].names,
         *(page.names for page in PAGES.values()),
     }
     assert len(kinds[KINDS["bricks"].names]) == 4
@@ -75,7 +75,7 @@ def test_of_a_map_parts_are_seen(made: Path) -> None:
 
 
 def test_coins_lie_in_rows_on_a_dark_table(made: Path) -> None:
-    pictures = next(pictures for names, pictures in read_world(made) if names == list(COINS.names))
+    pictures = next(pictures for names, pictures in read_world(made) if names == list(KINDS["coins"].names))
     assert len(pictures) == 4
     for path in pictures:
         pixels = np.asarray(Image.open(path).convert("L"))

@@ -52,10 +52,12 @@ class Kind:
     Args:
         names: what it is called.
         files: a regular expression of the paths of its pictures.
+        in_rows: whether each of them is a small thing, of which many lie in rows.
     """
 
     names: tuple[str, ...]
     files: str
+    in_rows: bool = False
 
 
 KINDS = {
@@ -125,8 +127,12 @@ KINDS = {
     "tissue": Kind(
         ("tissue under a microscope", "a microscope slide", "stained cells", "cell nuclei"), r"stardist/.*/histo\."
     ),
+    "coins": Kind(
+        ("coins", "money", "a collection of coins", "rows of coins"),
+        r"stamps/symbols/money/.*(coins|japanese)/",
+        in_rows=True,
+    ),
 }
-COINS = Kind(("coins", "money", "a collection of coins", "rows of coins"), r"stamps/symbols/money/.*(coins|japanese)/")
 
 
 @dataclass(frozen=True)
@@ -195,16 +201,15 @@ def make_world(folder: Path) -> None:
         packages, done = Path(place, "packages"), Path(place, "world")
         packages.mkdir()
         _fetch(packages)
-        kinds = KINDS | {"coins": COINS}
-        found: dict[str, list[tuple[str, bytes]]] = {kind: [] for kind in kinds}
+        found: dict[str, list[tuple[str, bytes]]] = {kind: [] for kind in KINDS}
         for path, data in _files(packages):
             for kind, pictures in found.items():
-                if re.search(kinds[kind].files, path) and not re.search(NO_PICTURE, path):
+                if re.search(KINDS[kind].files, path) and not re.search(NO_PICTURE, path):
                     pictures.append((path, data))
-        with Progress("world", total=len(kinds) + len(PAGES), unit="kinds") as progress:
+        with Progress("world", total=len(KINDS) + len(PAGES), unit="kinds") as progress:
             for kind, files in found.items():
-                views = write_coins if kinds[kind] is COINS else _views
-                _write(done / kind, kinds[kind].names, views([data for _, data in sorted(files)], random))
+                views = _rows if KINDS[kind].in_rows else _views
+                _write(done / kind, KINDS[kind].names, views([data for _, data in sorted(files)], random))
                 progress.advance()
             for kind, page in PAGES.items():
                 fonts = [path for path in sorted(packages.rglob("*.[ot]tf")) if re.search(page.fonts, path.name)]
@@ -259,12 +264,12 @@ def _views(files: list[bytes], random: np.random.Generator) -> Iterator[Image.Im
         yield ImageOps.grayscale(picture).convert("RGB") if number % GREY == 0 else picture
 
 
-def write_coins(files: list[bytes], random: np.random.Generator) -> Iterator[Image.Image]:
-    """Rows of coins on a table of one colour, `PICTURES` times; the files show one coin each."""
-    coins = []
+def _rows(files: list[bytes], random: np.random.Generator) -> Iterator[Image.Image]:
+    """Things in rows on a table of one colour, `PICTURES` times; the files show one each."""
+    things = []
     for data in files:
         with Image.open(io.BytesIO(data)) as file:
-            coins.append(file.convert("RGBA"))
+            things.append(file.convert("RGBA"))
     for _ in range(PICTURES if files else 0):
         rows = int(random.integers(1, 6))
         columns = rows + int(random.integers(3))
@@ -272,12 +277,12 @@ def write_coins(files: list[bytes], random: np.random.Generator) -> Iterator[Ima
         table = tuple(int(value) for value in random.integers(0, 120) + random.integers(0, 60, 3))
         picture = Image.new("RGB", (columns * pitch, rows * pitch), table)
         for place in range(rows * columns):
-            coin = coins[random.integers(len(coins))]
-            coin = coin.rotate(random.uniform(0, 360), Image.Resampling.BICUBIC, expand=True)
-            coin.thumbnail((side := round(pitch * random.uniform(0.6, 0.95)), side))
+            thing = things[random.integers(len(things))]
+            thing = thing.rotate(random.uniform(0, 360), Image.Resampling.BICUBIC, expand=True)
+            thing.thumbnail((side := round(pitch * random.uniform(0.6, 0.95)), side))
             row, column = divmod(place, columns)
             left, top = (round(number * pitch + random.uniform(0, pitch - side)) for number in (column, row))
-            picture.paste(coin, (left, top), coin)
+            picture.paste(thing, (left, top), thing)
         yield ImageOps.grayscale(picture).convert("RGB") if random.random() < 0.5 else picture
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
-from bench.worker import Worker
+from bench.worker import Worker, timed
 
 FLOW = Path(__file__).with_name("clip_server.yml")
 
@@ -22,22 +21,13 @@ def main() -> None:
     with Flow.load_config(str(FLOW)) as flow:
         client = Client(f"grpc://127.0.0.1:{flow.port}")
 
-        def pairs(paths: list[str], texts: list[str]) -> float:
-            """The seconds that pairs of pictures and captions take."""
-            start = time.perf_counter()
-            client.encode([*paths, *texts])
-            return time.perf_counter() - start
-
-        def each(texts: list[str]) -> list[float]:
-            """The seconds that each text takes by itself."""
-            seconds = []
-            for text in texts:
-                start = time.perf_counter()
-                client.encode([text])
-                seconds.append(time.perf_counter() - start)
-            return seconds
-
-        worker.serve({"pairs": pairs, "each": each})
+        encode = timed(client.encode)
+        worker.serve(
+            {
+                "pairs": lambda paths, texts: encode([*paths, *texts]),
+                "each": lambda texts: [encode([text]) for text in texts],
+            }
+        )
 
 
 if __name__ == "__main__":

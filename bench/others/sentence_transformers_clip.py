@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from bench.worker import Worker
+from bench.worker import Worker, timed
 
 
 def main() -> None:
@@ -20,23 +19,14 @@ def main() -> None:
     folder = str(Path(sys.argv[1]) / "transformers")
     model: Any = SentenceTransformer(modules=[CLIPModel(folder)], device="cpu")
 
-    def pairs(paths: list[str], texts: list[str]) -> float:
-        """The seconds that pairs of pictures and captions take."""
-        start = time.perf_counter()
+    @timed
+    def pairs(paths: list[str], texts: list[str]) -> None:
+        """Encode pairs of pictures and captions."""
         model.encode([Image.open(path) for path in paths])
         model.encode(texts)
-        return time.perf_counter() - start
 
-    def each(texts: list[str]) -> list[float]:
-        """The seconds that each text takes by itself."""
-        seconds = []
-        for text in texts:
-            start = time.perf_counter()
-            model.encode([text])
-            seconds.append(time.perf_counter() - start)
-        return seconds
-
-    worker.serve({"pairs": pairs, "each": each})
+    encode = timed(model.encode)
+    worker.serve({"pairs": pairs, "each": lambda texts: [encode([text]) for text in texts]})
 
 
 if __name__ == "__main__":
