@@ -60,7 +60,7 @@ def read_notes(notes: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in notes.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def ask(port: int, queries: Iterable[str]) -> list[float]:
+def ask(port: int, queries: Iterable[object]) -> list[float]:
     """Ask a query Flow one after the other, over one connection: the server closes one that rests for some seconds.
 
     Returns:

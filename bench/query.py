@@ -32,6 +32,7 @@ def settings(size: Size) -> dict[str, Any]:
         "index": f"{size.held} pairs, 10 answers to a query",
         "queries": f"{size.queries} of each kind in each of {size.rounds} rounds, no text twice, a kept connection",
         "encoder alone": f"1 to {os.cpu_count()} threads, the fastest counts; the same texts and pictures, one by one",
+        "empty Flow": "`bench/empty`: the boxes that a text goes through, which do nothing, behind Jina's own gateway",
         "clients": f"threads of one process on the same machine; {CLIENTS} at once ask {CROWD} times as many queries",
         "memory": "VmHWM after all queries; what processes share counts in each of them",
     }
@@ -57,6 +58,7 @@ def _model(model: str, folder: Path, size: Size) -> list[Row]:
     with (
         TemporaryDirectory() as workspace,
         started("-m", "bench.encoders", model, 1, 1, **environment) as encoders,
+        started("-m", "bench.empty") as empty,
         Progress(f"query, {model}", total=size.rounds, unit="rounds") as progress,
     ):
         facts = encoders.ask(do="facts")
@@ -67,6 +69,7 @@ def _model(model: str, folder: Path, size: Size) -> list[Row]:
                 measured = {
                     "text": application.ask(port, texts),
                     "text encoder": _fastest(encoders, "texts", texts=texts),
+                    "empty Flow": empty.ask(do="texts", texts=texts),
                     "picture": application.ask(port, uris[: size.queries]),
                     "picture encoder": _fastest(encoders, "pictures", paths=paths[: size.queries]),
                 }
@@ -104,6 +107,8 @@ def _rows(kind: str, model: str, times: dict[str, list[list[float]]], rates: lis
             OVERHEAD if kind == "text" else None,
         )
     ]
+    if kind == "text":
+        rows.append(difference(f"{what}: p50", "ms", percentile(kind, 50), "empty Flow", percentile("empty Flow", 50)))
     rows += [alone(f"{what}: p{percent}", "ms", percentile(kind, percent)) for percent in PERCENTILES[1:]]
     rows += [
         alone(f"{what}, {CLIENTS} clients: p{percent}", "ms", percentile(f"{kind} at once", percent))

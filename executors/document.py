@@ -7,7 +7,10 @@ Neighbours in a Flow must agree on names and types to the letter, and a gateway 
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
+import numpy as np
 from docarray import BaseDoc, DocList
+from docarray.base_doc.mixins.io import _type_to_protobuf
+from docarray.proto import DocProto
 from docarray.typing import NdArray
 
 from storage.store import Source
@@ -22,7 +25,23 @@ TEXT = "text"
 INDEXERS = {IMAGE: {"image_vector_indexer", "image_kv_indexer"}, TEXT: {"text_indexer"}}
 
 
-class Match(BaseDoc):
+class _Sparse(BaseDoc):
+    """What travels without the fields that say nothing: each costs 10 microseconds at each end of each message."""
+
+    def to_protobuf(self) -> DocProto:
+        """The message, from which whoever reads it makes the same document."""
+        # A list of documents always travels: where Jina joins shards, its own classes default to a mere list.
+        fields = type(self).model_fields
+        return DocProto(
+            data={
+                name: _type_to_protobuf(value)
+                for name, value in self
+                if isinstance(value, np.ndarray | DocList) or value != fields[name].default
+            }
+        )
+
+
+class Match(_Sparse):
     """One document that was found, or the report of one shard."""
 
     id: str = ""  # type: ignore[assignment]
@@ -34,7 +53,7 @@ class Match(BaseDoc):
     """Cosine distance to the query, 0 to 2: smaller is nearer."""
 
 
-class Document(BaseDoc):
+class Document(_Sparse):
     """A picture or a text on its way through a Flow: to be indexed, or a query with its answer."""
 
     id: str = ""  # type: ignore[assignment]

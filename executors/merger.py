@@ -34,10 +34,18 @@ class Merger(Executor):
     ) -> DocList[Document]:
         """The ``top_k`` best matches of all shards, nearest first; of equally near ones the smaller id first."""
         top_k = int(parameters.get("top_k", DEFAULT_TOP_K))
-        docs = self.gather(docs, docs_map)
-        for doc in docs:
+        answers: Dict[str, Document] = {}
+        for doc in self.gather(docs, docs_map):
+            if doc.query:
+                continue  # a branch without work hands the question on, with its parts
+            answer = answers.setdefault(doc.id, doc)
+            if answer is not doc:
+                answer.error = answer.error or doc.error
+                answer.matches.extend(doc.matches)
+        for doc in answers.values():
+            doc.embedding = None
             best = sorted(
                 {match.id: match for match in doc.matches}.values(), key=lambda match: (match.score, match.id)
             )
             doc.matches = DocList[Match](best[:top_k])
-        return docs
+        return DocList[Document](answers.values())

@@ -1,0 +1,1 @@
+"""A Flow whose boxes do nothing: what Jina itself costs."""
