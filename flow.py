@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -47,6 +48,20 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
     for name, value in _QUIET.items():
         os.environ[name] = os.environ.get(name) or value
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While libraries are imported no garbage is looked for: they leave none, and it would take a quarter of the time.
+
+    Later neither: a process forked from this one would copy the memory of all libraries to look into it.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def number(name: str, default: int) -> int:
@@ -146,21 +161,21 @@ def running(
     check_index(model)
     _check_workspace()
     own_encoders = not _has_other_encoders()
-    if own_encoders:
-        _import_libraries(model)
-    _set_environment(model, http=http, port=port or free_port(), data_root=data_root)
-    if port:
-        _check_port(port)
-    from jina import Flow  # takes seconds, and reads the environment that was just set
-    from jina.excepts import BadServer
-    from jina.orchestrate.flow import base
+    with importing():
+        if own_encoders:
+            _import_libraries(model)
+        _set_environment(model, http=http, port=port or free_port(), data_root=data_root)
+        if port:
+            _check_port(port)
+        from jina import Flow, helper  # takes seconds, and reads the environment that was just set
+        from jina.excepts import BadServer
+        from jina.orchestrate.flow import base
 
-    base.print = lambda *_: None  # type: ignore[attr-defined]  # nothing else keeps Jina's greeting off the console
-
-    if http:
-        import executors.gateway  # noqa: F401  # makes the class known by the name that the Flow file gives
-
-    flow = Flow.load_config(str(ROOT / file))
+        if http:
+            import executors.gateway  # noqa: F401  # makes the class known by the name that the Flow file gives
+        base.print = lambda *_: None  # type: ignore[attr-defined]  # nothing else keeps Jina's greeting off the console
+        helper.warn_unknown_args = lambda _: None  # half a second for a warning of Jina's against itself, never shown
+        flow = Flow.load_config(str(ROOT / file))
     if evaluate:
         flow = flow.add(name="evaluator", uses=str(ROOT / "yaml/evaluator.yml"), needs="join_all")
     stopped = threading.Event()
