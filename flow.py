@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -171,8 +172,8 @@ def running(
         from jina.excepts import BadServer
         from jina.orchestrate.flow import base
 
-        if http:
-            import executors.gateway  # noqa: F401  # makes the class known by the name that the Flow file gives
+        # Makes the class known by the name that the Flow file gives.
+        importlib.import_module("executors.gateway" if http else "executors.grpc_gateway")
         base.print = lambda *_: None  # type: ignore[attr-defined]  # nothing else keeps Jina's greeting off the console
         helper.warn_unknown_args = lambda _: None  # half a second for a warning of Jina's against itself, never shown
         flow = Flow.load_config(str(ROOT / file))
@@ -303,7 +304,7 @@ def _set_environment(model: str, *, http: bool, port: int, data_root: Path | Non
         os.environ[name] = os.environ.get(name) or value
     os.environ["JINA_WORKSPACE"] = str(workspace())
     os.environ["JINA_DATA_ROOT"] = str(data_root or "")
-    os.environ["JINA_GATEWAY"] = "HTTPGateway" if http else "GRPCGateway"
+    os.environ["JINA_GATEWAY"] = "HTTPGateway" if http else "PatientGRPCGateway"
     os.environ["JINA_PROTOCOL"] = "http" if http else "grpc"
     os.environ["JINA_PORT"] = str(port)
 
