@@ -30,6 +30,7 @@ INDEXERS = ("image_vector_indexer", "image_kv_indexer", "text_indexer")
 PORT = 45678
 SECONDS_TO_CLOSE = 4.0
 _PR_SET_PDEATHSIG = 1
+_parent = os.getpid()  # who forks
 _QUIET = {
     "JINA_OPTOUT_TELEMETRY": "1",  # nobody is told who runs this
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -179,26 +180,18 @@ def running(
         flow = Flow.load_config(str(ROOT / file))
     if evaluate:
         flow = flow.add(name="evaluator", uses=str(ROOT / "yaml/evaluator.yml"), needs="join_all")
-    stopped = threading.Event()
-
-    def stop(*_: object) -> None:
-        stopped.set()
-        raise SystemExit(128 + signal.SIGTERM)  # so that a Flow is closed on its way out
-
-    signal.signal(signal.SIGTERM, stop)
-    os.register_at_fork(after_in_child=_follow_parent)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _abandon)
+    os.register_at_fork(before=_note_parent, after_in_child=_follow_parent)
     try:
         flow.start()
-        if stopped.is_set():  # Jina has swallowed the exit
-            stop()
-    except SystemExit:
-        _close(flow)
-        raise
     except Exception as error:
         _close(flow)
         if own_encoders:
             _check_weights(model)  # the commonest reason, which Jina does not tell
         raise FlowError(f"the Flow did not start ({one_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield flow
     except BadServer as error:
@@ -324,9 +317,24 @@ def _close(flow: Flow) -> None:
     alarm.cancel()
 
 
+def _abandon(number: int, *_: object) -> None:
+    """End a start at once: it has nothing to put in order, and an exception would be lost or do harm within a fork."""
+    _kill_children()
+    os._exit(128 + number)
+
+
+def _leave(number: int, *_: object) -> None:
+    raise SystemExit(128 + number)  # so that a Flow is closed on its way out
+
+
 def _kill_children() -> None:
     for process in active_children():
         process.kill()
+
+
+def _note_parent() -> None:
+    global _parent
+    _parent = os.getpid()
 
 
 def _follow_parent() -> None:
@@ -337,3 +345,5 @@ def _follow_parent() -> None:
     os.setpgid(0, 0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != _parent:  # it was killed before this
+            os._exit(1)
