@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import importlib
 import os
 import signal
 import socket
@@ -28,6 +30,7 @@ INDEXERS = ("image_vector_indexer", "image_kv_indexer", "text_indexer")
 PORT = 45678
 SECONDS_TO_CLOSE = 4.0
 _PR_SET_PDEATHSIG = 1
+_parent = os.getpid()  # who forks
 _QUIET = {
     "JINA_OPTOUT_TELEMETRY": "1",  # nobody is told who runs this
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -47,6 +50,20 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
     for name, value in _QUIET.items():
         os.environ[name] = os.environ.get(name) or value
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While libraries are imported no garbage is looked for: they leave none, and it would take a quarter of the time.
+
+    Later neither: a process forked from this one would copy the memory of all libraries to look into it.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def number(name: str, default: int) -> int:
@@ -146,43 +163,35 @@ def running(
     check_index(model)
     _check_workspace()
     own_encoders = not _has_other_encoders()
-    if own_encoders:
-        _import_libraries(model)
-    _set_environment(model, http=http, port=port or free_port(), data_root=data_root)
-    if port:
-        _check_port(port)
-    from jina import Flow  # takes seconds, and reads the environment that was just set
-    from jina.excepts import BadServer
-    from jina.orchestrate.flow import base
+    with importing():
+        if own_encoders:
+            _import_libraries(model)
+        _set_environment(model, http=http, port=port or free_port(), data_root=data_root)
+        if port:
+            _check_port(port)
+        from jina import Flow, helper  # takes seconds, and reads the environment that was just set
+        from jina.excepts import BadServer
+        from jina.orchestrate.flow import base
 
-    base.print = lambda *_: None  # type: ignore[attr-defined]  # nothing else keeps Jina's greeting off the console
-
-    if http:
-        import executors.gateway  # noqa: F401  # makes the class known by the name that the Flow file gives
-
-    flow = Flow.load_config(str(ROOT / file))
+        # Makes the class known by the name that the Flow file gives.
+        importlib.import_module("executors.gateway" if http else "executors.grpc_gateway")
+        base.print = lambda *_: None  # type: ignore[attr-defined]  # nothing else keeps Jina's greeting off the console
+        helper.warn_unknown_args = lambda _: None  # half a second for a warning of Jina's against itself, never shown
+        flow = Flow.load_config(str(ROOT / file))
     if evaluate:
         flow = flow.add(name="evaluator", uses=str(ROOT / "yaml/evaluator.yml"), needs="join_all")
-    stopped = threading.Event()
-
-    def stop(*_: object) -> None:
-        stopped.set()
-        raise SystemExit(128 + signal.SIGTERM)  # so that a Flow is closed on its way out
-
-    signal.signal(signal.SIGTERM, stop)
-    os.register_at_fork(after_in_child=_follow_parent)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _abandon)
+    os.register_at_fork(before=_note_parent, after_in_child=_follow_parent)
     try:
         flow.start()
-        if stopped.is_set():  # Jina has swallowed the exit
-            stop()
-    except SystemExit:
-        _close(flow)
-        raise
     except Exception as error:
         _close(flow)
         if own_encoders:
             _check_weights(model)  # the commonest reason, which Jina does not tell
         raise FlowError(f"the Flow did not start ({one_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield flow
     except BadServer as error:
@@ -288,7 +297,7 @@ def _set_environment(model: str, *, http: bool, port: int, data_root: Path | Non
         os.environ[name] = os.environ.get(name) or value
     os.environ["JINA_WORKSPACE"] = str(workspace())
     os.environ["JINA_DATA_ROOT"] = str(data_root or "")
-    os.environ["JINA_GATEWAY"] = "HTTPGateway" if http else "GRPCGateway"
+    os.environ["JINA_GATEWAY"] = "HTTPGateway" if http else "PatientGRPCGateway"
     os.environ["JINA_PROTOCOL"] = "http" if http else "grpc"
     os.environ["JINA_PORT"] = str(port)
 
@@ -308,9 +317,24 @@ def _close(flow: Flow) -> None:
     alarm.cancel()
 
 
+def _abandon(number: int, *_: object) -> None:
+    """End a start at once: it has nothing to put in order, and an exception would be lost or do harm within a fork."""
+    _kill_children()
+    os._exit(128 + number)
+
+
+def _leave(number: int, *_: object) -> None:
+    raise SystemExit(128 + number)  # so that a Flow is closed on its way out
+
+
 def _kill_children() -> None:
     for process in active_children():
         process.kill()
+
+
+def _note_parent() -> None:
+    global _parent
+    _parent = os.getpid()
 
 
 def _follow_parent() -> None:
@@ -321,3 +345,5 @@ def _follow_parent() -> None:
     os.setpgid(0, 0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != _parent:  # it was killed before this
+            os._exit(1)

@@ -4,6 +4,7 @@ Neighbours in a Flow must agree on names and types to the letter, and a gateway 
 ``str``, numbers and arrays: an encoded picture therefore travels as an array of its bytes.
 """
 
+from functools import cache
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
@@ -90,6 +91,16 @@ class Document(_Sparse):
     relevant: str = ""
     """For evaluation: the tag ``id`` of the match that is right."""
     reciprocal_rank: float = 0.0
+
+    @classmethod
+    def schema(cls, *_: Any, **__: Any) -> Dict[str, Any]:
+        """Its JSON schema, made once: Jina asks for it at each endpoint, and as often of copies that it makes of it."""
+        return _schema()
+
+
+@cache
+def _schema() -> Dict[str, Any]:
+    return Document.model_json_schema()
 
 
 def is_held(doc: Document) -> bool:

@@ -8,6 +8,7 @@ from jina.serve.runtimes.gateway.http.fastapi import FastAPIBaseGateway
 
 from executors import VERSION, answers, protocol
 from executors.backend import Backend
+from executors.discovery import AwaitsExecutors
 from executors.document import TEXT, Document
 from executors.schema import (
     MAX_TOP_K,
@@ -28,7 +29,7 @@ FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 A_FILE: Dict[Any, Any] = {200: {"content": {"image/*": {}}, "description": "the file"}}
 
 
-class HTTPGateway(FastAPIBaseGateway):
+class HTTPGateway(AwaitsExecutors, FastAPIBaseGateway):
     """Translates between HTTP and the Flow's documents.
 
     Args:

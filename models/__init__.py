@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 NAMES = ("clip", "vse", "clip-small")
 EMBEDDED = Path(__file__).resolve().parent / "weights"
+_LIBRARIES = {
+    "clip": ("models.clip",),
+    "vse": ("models.vse",),
+    "clip-small": ("models.clip", "transformers.models.bert.modeling_bert"),
+}
 
 
 class ModelError(Exception):
@@ -46,7 +51,8 @@ def import_libraries(name: str) -> None:
         from models import published
 
         published.locate(*published.asked_for())  # what cannot be had is said before seconds of imports
-    importlib.import_module("models.vse" if name == "vse" else "models.clip")
+    for library in _LIBRARIES[name]:
+        importlib.import_module(library)
 
 
 def load(name: str, *, image: bool, text: bool) -> Model:

@@ -92,6 +92,8 @@ class _NoRandomNumbers(TorchFunctionMode):
     """Making the numbers that the weights replace would take longer than reading the weights."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (nn.init.normal_, nn.init.kaiming_uniform_):
+            return kwargs["tensor"]
         return args[0] if func in (Tensor.uniform_, Tensor.normal_) else func(*args, **kwargs or {})
 
 

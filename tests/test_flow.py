@@ -425,14 +425,20 @@ def test_empty_index_and_sigterm(tmp_path: Path) -> None:
             probe.bind(("127.0.0.1", running.port))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("processes", [2, 6, 10])
-def test_sigterm_while_it_starts(tmp_path: Path, processes: int) -> None:
+def test_stop_while_it_starts(tmp_path: Path, processes: int, number: signal.Signals) -> None:
     """The program and its Flow end at whatever moment they are told to: there are ten processes when it has started."""
-    with process("app.py", "-t", "query", "-m", "vse", workspace=tmp_path, JINA_PORT=free_port()) as running:
+    port = free_port()
+    with process("app.py", "-t", "query", "-m", "vse", workspace=tmp_path, JINA_PORT=port) as running:
         wait_until(lambda: len(members(running.pid)) >= processes, f"{processes} processes are there")
-        running.terminate()
-        assert running.wait(PATIENCE) != 0
+        os.killpg(running.pid, number)  # as a terminal does with Ctrl-C: only the program is in this group
+        _, errors = running.communicate(timeout=PATIENCE)
+        assert (running.returncode, errors) == (128 + number, "")
         wait_until(lambda: not members(running.pid), "no process is left")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
 
 
 def test_grpc_and_the_loss_of_the_first_process(indexed: Indexed, own: Path) -> None:
