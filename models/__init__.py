@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 NAMES = ("clip", "vse", "clip-small")
 EMBEDDED = Path(__file__).resolve().parent / "weights"
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch reads it once: large arrays in large pages
 
 
 class ModelError(Exception):
@@ -56,6 +59,10 @@ def load(name: str, *, image: bool, text: bool) -> Model:
         ModelError: there is no such model, or its weights are not to be had.
     """
     import_libraries(name)
+    if image or text:
+        from models.precision import keep_memory
+
+        keep_memory()
     if name == "vse":
         from models.vse import VseModel
 
