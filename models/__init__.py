@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 NAMES = ("clip", "vse", "clip-small")
 EMBEDDED = Path(__file__).resolve().parent / "weights"
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch reads it once: large arrays in large pages
+# What PyTorch reads once, when it is loaded.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large arrays lie in large pages
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to the rest of the Flow
 
 
 class ModelError(Exception):
