@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ WINDOW = 1024
 SHOWN = 20
 """How many skipped names are printed."""
 IN_FLIGHT = 8
-"""How many requests are sent before the first one is answered."""
+"""How many requests are sent before the first one is answered. With Jina's own `prefetch` the gateway waits busily."""
 ROOM = MAX_BODY - 100
 """Bytes for the items of a request over HTTP."""
 
@@ -159,8 +160,16 @@ def _send(flow: Flow, docs: list[Document], request_size: int, progress: Progres
     """Index documents; returns the ids of those that are on disk, and why, by their ids, others could not be."""
     acknowledged: set[str] = set()
     wrong: dict[str, str] = {}
+    room = asyncio.Semaphore(IN_FLIGHT)
+
+    async def admitted() -> AsyncIterator[Document]:
+        for place, doc in enumerate(docs):
+            if place % request_size == 0:
+                await room.acquire()
+            yield doc
 
     def take(response: object) -> None:
+        room.release()
         answered = response.docs  # type: ignore[attr-defined]
         acknowledged.update(doc.id for doc in answered if not doc.error and is_held(doc))
         wrong.update({doc.id: doc.error for doc in answered if doc.error})
@@ -169,9 +178,8 @@ def _send(flow: Flow, docs: list[Document], request_size: int, progress: Progres
     if docs:
         flow.post(
             "/index",
-            DocList[Document](docs),
+            admitted(),
             request_size=request_size,
-            prefetch=IN_FLIGHT,
             return_type=DocList[Document],
             on_done=take,
         )

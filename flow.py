@@ -283,11 +283,10 @@ def free_port() -> int:
 def _set_environment(model: str, *, http: bool, port: int, data_root: Path | None) -> None:
     """What the Flow files refer to. A value that is set already wins, but for what the caller decides."""
     copies = number("JINA_PARALLEL", 1)
-    others = (os.cpu_count() or 2) - 1  # one core is left for the rest of the Flow
     defaults = {
         "JINA_PARALLEL": str(copies),
         "JINA_SHARDS": str(number("JINA_SHARDS", int(indexed("shards") or 1))),
-        "JINA_IMAGE_THREADS": str(max(1, others // copies)),
+        "JINA_IMAGE_THREADS": str(max(1, (os.cpu_count() or 1) // copies)),
         "JINA_TEXT_THREADS": "1",
         "JINA_NORMALIZER": f"yaml/{model}/normalizer.yml",
         "JINA_IMAGE_ENCODER": f"yaml/{model}/image_encoder.yml",

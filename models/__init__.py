@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +19,10 @@ _LIBRARIES = {
     "vse": ("models.vse",),
     "clip-small": ("models.clip", "transformers.models.bert.modeling_bert"),
 }
+
+# What PyTorch reads once, when it is loaded.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large arrays lie in large pages
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to the rest of the Flow
 
 
 class ModelError(Exception):
@@ -62,6 +67,10 @@ def load(name: str, *, image: bool, text: bool) -> Model:
         ModelError: there is no such model, or its weights are not to be had.
     """
     import_libraries(name)
+    if image or text:
+        from models.precision import keep_memory
+
+        keep_memory()
     if name == "vse":
         from models.vse import VseModel
 

@@ -9,6 +9,7 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import HFTokenizer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -18,6 +19,7 @@ from models.errors import blamed
 from models.precision import FAST_TYPE, prepare
 
 BATCH = 32
+TEXT_BATCH = 16  # small, so that few texts are filled up to the length of a longer one
 
 
 class ClipModel:
@@ -44,7 +46,7 @@ class ClipModel:
         architecture = source.architecture.removesuffix(QUICK_GELU) + (QUICK_GELU if quick_gelu else "")
         self.fingerprint = f"{name} {architecture} {self.dimension}-d {self.preprocessing} {source.hash}"
         model = _build(source, quick_gelu=quick_gelu, check=not (image or text))
-        self._image: Any = prepare(model.visual) if image else None
+        self._image: Any = prepare(_shorten(model.visual)) if image else None
         self._text: Any = model.text.eval().to(FAST_TYPE) if text else None
         self._tokenizer = _tokenizer(source) if text or not image else None
 
@@ -65,8 +67,11 @@ class ClipModel:
         """From any texts to float32 ``[n, dimension]`` of unit length; what is longer than the model reads is cut."""
         if self._text is None or self._tokenizer is None:
             raise ModelError("the text tower of clip is not loaded")
-        batches = (self._tokenizer(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
-        return _unit([_encode(self._text, tokens) for tokens in batches], self.dimension)
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        parts = [order[start : start + TEXT_BATCH] for start in range(0, len(order), TEXT_BATCH)]
+        batches = (self._tokenizer([texts[place] for place in part]) for part in parts)
+        vectors = _unit([_encode(self._text, tokens) for tokens in batches], self.dimension)
+        return vectors[np.argsort(order)]
 
 
 def _unit(batches: list[Any], dimension: int) -> np.ndarray:
@@ -86,6 +91,29 @@ def _encode(tower: Any, tokens: Tensor) -> Any:
         mask = {"attn_mask": tower.attn_mask[:length, :length]}
         return torch.func.functional_call(tower, mask, (tokens[:, :length],))
     return tower(tokens)
+
+
+class _FirstToken(nn.Module):
+    """The last block of a vision transformer, for the only token that the vector is made of."""
+
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, tokens: Tensor, attn_mask: None = None) -> Tensor:
+        """From ``[n, tokens, width]`` to ``[n, 1, width]``."""
+        block, seen = self.block, self.block.ln_1(tokens)
+        first = tokens[:, :1] + block.ls_1(block.attention(seen[:, :1], seen, seen))
+        return first + block.ls_2(block.mlp(block.ln_2(first)))
+
+
+def _shorten(tower: Any) -> Any:
+    """Leave out what a vision transformer's last block computes for tokens that nobody reads, in place."""
+    if isinstance(tower, VisionTransformer) and tower.pool_type == "tok" and tower.attn_pool is None:
+        blocks = tower.transformer.resblocks
+        if type(blocks[-1]) is ResidualAttentionBlock and tower.transformer.batch_first:
+            blocks[-1] = _FirstToken(blocks[-1])
+    return tower
 
 
 class _NoRandomNumbers(TorchFunctionMode):
