@@ -26,7 +26,7 @@ from storage.store import Record
 if TYPE_CHECKING:
     from jina import Flow
 
-WINDOW = 1024
+WINDOW = 4096
 """How many documents are asked for at once whether they are held already."""
 SHOWN = 20
 """How many skipped names are printed."""
