@@ -43,6 +43,7 @@ class ApproximateIndex:
 
     def nearest(self, query: np.ndarray, top_k: int) -> Nearest:
         """The ``top_k`` nearest to float32 ``[dimension]`` as far as they are found, with exact scores."""
+        faiss.omp_set_num_threads(1)  # to share a single query out takes longer than to answer it
         wanted = _RERANKED * top_k
         while True:
             [found] = self._index.search(query[None], wanted)[1]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import faiss
 import numpy as np
 
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 8 << 20
 """Of a full block: little enough to stay in a processor's cache for the next query of a request."""
 _LANES = 16
 """Vectors are filled up with zeros to a multiple: shorter ones faiss sums in an order that depends on their place."""
@@ -29,7 +29,9 @@ class Nearest:
 
     def take(self, rows: np.ndarray, scores: np.ndarray) -> None:
         """Consider more rows: int64 ``[n]`` and float32 ``[n]``."""
-        near = scores >= self._least
+        near = np.flatnonzero(scores >= self._least)
+        if not len(near):
+            return
         self.rows = np.concatenate([self.rows, rows[near]])
         self.scores = np.concatenate([self.scores, scores[near]])
         if len(self.scores) > self._top_k:

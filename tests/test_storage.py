@@ -182,13 +182,6 @@ def test_of_equally_near_ones_the_smaller_ids_are_found(open_store: Callable[[],
     assert [id_ for id_, _ in VectorIndex(store).search(vector[None], 3)[0]] == ["id1", "id3", "id7"]
 
 
-def test_what_was_removed_before_does_not_disturb(open_store: Callable[[], Store]) -> None:
-    store = open_store()
-    store.add(records(vectors(5)))
-    store.delete(["id4", "id0"])
-    assert {id_ for id_, _ in VectorIndex(store).search(vectors(1), 9)[0]} == {"id1", "id2", "id3"}
-
-
 def test_a_store_is_empty_until_something_is_in_it_and_has_its_own_identity(tmp_path: Path) -> None:
     one, other = Store(tmp_path / "one", shards=1), Store(tmp_path / "other", shards=1)
     assert not one
