@@ -36,7 +36,7 @@ class Nearest:
         self.scores = np.concatenate([self.scores, scores[near]])
         if len(self.scores) > self._top_k:
             self._least = np.partition(self.scores, -self._top_k)[-self._top_k]
-            near = self.scores >= self._least
+            near = np.flatnonzero(self.scores >= self._least)
             self.rows, self.scores = self.rows[near], self.scores[near]
 
 
