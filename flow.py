@@ -158,9 +158,10 @@ def running(
 
     Raises:
         FlowError: it cannot be started.
-        StorageError: the index cannot be read.
+        StorageError: the index cannot be read, or not be searched as asked.
     """
     check_index(model)
+    _check_approximate()
     _check_workspace()
     own_encoders = not _has_other_encoders()
     with importing():
@@ -220,6 +221,17 @@ def check_index(model: str) -> None:
             f"the index in {workspace()} lies in {shards} shards, not {os.environ['JINA_SHARDS']}: "
             f"set JINA_SHARDS={shards}, or index again with --overwrite"
         )
+
+
+def _check_approximate() -> None:
+    setting = os.environ.get("JINA_INDEX")
+    if setting:
+        from storage.approximate import check  # faiss takes a while
+
+        with stores() as found:
+            for store in found["image_vector_indexer"] + found["text_indexer"]:
+                if store:
+                    check(setting, store.vectors_of_rows([store.last_row()])[1].shape[1])
 
 
 def _check_workspace() -> None:
@@ -286,6 +298,7 @@ def _set_environment(model: str, *, http: bool, port: int, data_root: Path | Non
     defaults = {
         "JINA_PARALLEL": str(copies),
         "JINA_SHARDS": str(number("JINA_SHARDS", int(indexed("shards") or 1))),
+        "JINA_INDEX": "",
         "JINA_IMAGE_THREADS": str(max(1, (os.cpu_count() or 1) // copies)),
         "JINA_TEXT_THREADS": "1",
         "JINA_NORMALIZER": f"yaml/{model}/normalizer.yml",

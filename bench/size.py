@@ -37,7 +37,7 @@ class Size:
 
 
 FULL = Size(
-    rounds=5,
+    rounds=3,
     models=("clip", "clip-small", "vse"),
     queries=100,
     held=8091,

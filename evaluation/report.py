@@ -235,12 +235,13 @@ def _standard(indexed: _Indexed, thumbnails: dict[str, str]) -> Json:
 
 def read_vectors(workspace: Path, indexer: str) -> Vectors:
     """The vectors that the Flow has stored in all shards of an indexer, by their ids in order."""
-    found: dict[str, bytes] = {}
+    found: dict[str, np.ndarray] = {}
     for store in _stores(workspace, indexer):
-        rows = dict(store.vectors_after(0))
-        found.update({id_: rows[row] for row, id_ in store.ids_of_rows(rows).items()})
+        for rows, vectors in store.vectors_after(0):
+            ids_of_rows = store.ids_of_rows(rows.tolist())
+            found.update((ids_of_rows[row], vector) for row, vector in zip(rows.tolist(), vectors, strict=True))
     ids = sorted(found)
-    array = np.frombuffer(b"".join(found[id_] for id_ in ids), "<f4").reshape(len(ids), -1) if ids else np.empty((0, 0))
+    array = np.stack([found[id_] for id_ in ids]) if ids else np.empty((0, 0))
     return Vectors({id_: place for place, id_ in enumerate(ids)}, array)
 
 

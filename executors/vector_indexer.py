@@ -16,11 +16,15 @@ DEFAULT_TOP_K = 10
 
 
 class VectorIndexer(Indexer):
-    """Keeps vectors and finds the nearest ones; knows a document by its id only."""
+    """Keeps vectors and finds the nearest ones; knows a document by its id only.
 
-    def __init__(self, **kwargs: Any) -> None:
+    Args:
+        approximate: a setting of `storage.approximate`, or none for an exact search.
+    """
+
+    def __init__(self, approximate: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.vectors = VectorIndex(self.store)
+        self.vectors = VectorIndex(self.store, approximate)
         self.vectors.refresh()
 
     def record(self, doc: Document) -> Record:
@@ -30,7 +34,7 @@ class VectorIndexer(Indexer):
     @requests(on="/search")
     def search(self, docs: DocList[Document], parameters: Dict[str, Any], **_: Any) -> DocList[Document]:
         """Put the ``top_k`` nearest of this shard into ``matches``, nearest first."""
-        for model in {doc.model for doc in docs if not doc.error} if len(self.store) else ():
+        for model in {doc.model for doc in docs if not doc.error} if self.store else ():
             self.store.require_model(model)
         docs = combine(docs)
         queries = [doc for doc in docs if not doc.error]

@@ -19,6 +19,9 @@ import numpy as np
 DATABASE = "documents.sqlite"
 THUMBNAILS = "thumbnails"
 """The folder beside the database for small versions of its pictures, which can be made again at any time."""
+APPROXIMATE = "approximate.faiss"
+"""The file beside the database for an approximate index of its vectors, which can be made again at any time."""
+_ROWS_AT_ONCE = 10_000
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE documents (
@@ -268,17 +271,41 @@ class Store:
         )
         return [row[0] for row in rows]
 
+    def identity(self) -> str:
+        """What tells this database from every other that was or will be in its place; the same for its whole life."""
+        self._connection.execute("INSERT OR IGNORE INTO facts VALUES ('identity', lower(hex(randomblob(16))))")
+        return self.fact("identity") or ""
+
     def ids_of_rows(self, rows: Iterable[int]) -> dict[int, str]:
         """The documents' ids by their rows, the numbers under which a vector index knows them."""
         return dict(self._select("row, id", "row", rows))
 
-    def vectors_after(self, row: int) -> Iterator[tuple[int, bytes]]:
-        """Rows newer than ``row`` with their vectors (little-endian float32), oldest first."""
-        return self._connection.execute("SELECT row, vector FROM documents WHERE row > ? ORDER BY row", (row,))
+    def vectors_after(self, row: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows newer than ``row``, oldest first, with their vectors: int64 ``[n]``, float32 ``[n, dimension]``."""
+        found = self._connection.execute("SELECT row, vector FROM documents WHERE row > ? ORDER BY row", (row,))
+        while batch := found.fetchmany(_ROWS_AT_ONCE):
+            yield np.array([row for row, _ in batch], np.int64), _array([vector for _, vector in batch])
+
+    def vectors_of_rows(self, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Those of ``rows`` that are held, in any order, with their vectors: as from `vectors_after`."""
+        found = dict(self._select("row, vector", "row", rows))
+        return np.array(list(found), np.int64), _array(list(found.values()))
+
+    def last_row(self) -> int:
+        """The newest row, 0 if there is none."""
+        return int(self._connection.execute("SELECT coalesce(max(row), 0) FROM documents").fetchone()[0])
+
+    def last_removal(self) -> int:
+        """The number of the latest removal, 0 if there was none."""
+        return int(self._connection.execute("SELECT coalesce(max(number), 0) FROM removals").fetchone()[0])
 
     def removals_after(self, number: int) -> list[tuple[int, int]]:
         """Removals later than ``number``, as pairs of the removal's number and the removed row."""
         return self._connection.execute("SELECT * FROM removals WHERE number > ?", (number,)).fetchall()
+
+    def __bool__(self) -> bool:
+        """Whether there is a document: to count them takes a while when there are many."""
+        return self.last_row() > 0
 
     def __len__(self) -> int:
         return int(self._connection.execute("SELECT count(*) FROM documents").fetchone()[0])
@@ -309,6 +336,8 @@ def erase(folder: Path) -> None:
     try:
         for suffix in ("", "-wal", "-shm"):
             (folder / f"{DATABASE}{suffix}").unlink(missing_ok=True)
+        for file in folder.glob(f"{APPROXIMATE}*"):
+            file.unlink(missing_ok=True)
         shutil.rmtree(folder / THUMBNAILS, ignore_errors=True)
     finally:
         os.close(lock)
@@ -341,6 +370,10 @@ def _lock(folder: Path, kind: int) -> int:
         os.close(handle)
         raise StorageError(f"the index {folder} is in use: stop the program that uses it first") from error
     return handle
+
+
+def _array(vectors: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(vectors), "<f4").reshape(len(vectors), -1 if vectors else 0)
 
 
 def _statements(script: str) -> Iterator[str]:

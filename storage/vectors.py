@@ -1,67 +1,42 @@
-"""Nearest neighbours among a store's vectors: a faiss index in memory, always rebuilt from the database."""
+"""Nearest neighbours among a store's vectors: exact, or with the help of an approximate index."""
 
 from __future__ import annotations
 
-import os
-
-import faiss
 import numpy as np
 
+from storage.approximate import open_approximate
+from storage.blocks import Blocks
 from storage.store import Store
-
-_ROWS_AT_ONCE = 10_000
-_PARTS = len(os.sched_getaffinity(0))
-"""For each core one: faiss takes a single query through a flat index on one core only."""
-
-# The matrix product sums in an order that depends on how many vectors there are: without it a vector's score,
-# and so the ranking, is the same to the bit however many shards there are.
-faiss.cvar.distance_compute_blas_threshold = 1 << 30
 
 
 class VectorIndex:
-    """Exact inner products with the vectors of one store.
+    """Finds the documents of one store with the greatest inner products, in memory and rebuilt from the store.
 
     Args:
         store: where the vectors are; what other processes commit there is found as well.
+        approximate: a setting of `storage.approximate`, or none for an exact search. What is committed after that
+            index was made is searched exactly.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, approximate: str | None = None) -> None:
         self._store = store
-        self._parts: list[faiss.IndexIDMap] = []
-        self._index = faiss.IndexShards(True, False)  # its parts are searched at once; ids are their own
-        self._last_row = self._last_removal = 0
+        self._last_removal = store.last_removal()
+        self._approximate = open_approximate(store, approximate) if approximate else None
+        self._last_row = self._approximate.last_row if self._approximate else 0
+        self._blocks = Blocks()
 
     def refresh(self) -> None:
         """Take over what was committed to the store since the last time."""
-        rows: list[int] = []
-        vectors: list[bytes] = []
-        for row, vector in self._store.vectors_after(self._last_row):
-            rows.append(row)
-            vectors.append(vector)
-            if len(rows) == _ROWS_AT_ONCE:
-                self._append(rows, vectors)
-        if rows:
-            self._append(rows, vectors)
+        for rows, vectors in self._store.vectors_after(self._last_row):
+            self._blocks.add(rows, vectors)
+            self._last_row = int(rows[-1])
         removals = self._store.removals_after(self._last_removal)
         if removals:
             self._last_removal = removals[-1][0]
-            gone = faiss.IDSelectorBatch(np.array([row for _, row in removals], np.int64))
-            for part in self._parts:
-                part.remove_ids(gone)
-
-    def _append(self, rows: list[int], vectors: list[bytes]) -> None:
-        array = np.frombuffer(b"".join(vectors), "<f4").reshape(len(rows), -1)
-        if not self._parts:
-            self._parts = [faiss.IndexIDMap(faiss.IndexFlatIP(array.shape[1])) for _ in range(_PARTS)]
-            for part in self._parts:
-                self._index.add_shard(part)
-        min(self._parts, key=lambda part: int(part.ntotal)).add_with_ids(array, np.array(rows, np.int64))
-        self._last_row = rows[-1]
-        rows.clear()
-        vectors.clear()
+            self._blocks.remove(np.array([row for _, row in removals], np.int64))
 
     def search(self, queries: np.ndarray, top_k: int) -> list[list[tuple[str, float]]]:
-        """The nearest documents of each query, nearest first.
+        """The nearest documents of each query, nearest first, of equally near ones the smaller id first.
 
         Args:
             queries: float32 ``[n, dimension]`` of unit length.
@@ -71,15 +46,16 @@ class VectorIndex:
             For each query pairs of a document's id and its cosine distance (0..2).
         """
         self.refresh()
-        if not self._parts or not len(queries):
-            return [[] for _ in queries]
-        similarities, rows = self._index.search(np.ascontiguousarray(queries, np.float32), top_k)
-        ids = self._store.ids_of_rows({int(row) for row in rows.ravel() if row >= 0})
-        return [
-            [
-                (ids[row], 1.0 - similarity)
-                for row, similarity in zip(found, scores, strict=True)
-                if row in ids  # -1 fills up a short answer; a row removed meanwhile is no answer
-            ]
-            for found, scores in zip(rows.tolist(), similarities.tolist(), strict=True)
-        ]
+        queries = np.ascontiguousarray(queries, np.float32)
+        found = self._blocks.nearest(queries, top_k)
+        if self._approximate:
+            for query, nearest in zip(queries, found, strict=True):
+                older = self._approximate.nearest(query, top_k)
+                nearest.take(older.rows, older.scores)
+        ids = self._store.ids_of_rows({row for nearest in found for row in nearest.rows.tolist()})
+        answers = []
+        for nearest in found:
+            pairs = zip(nearest.rows.tolist(), nearest.scores.tolist(), strict=True)
+            ranked = sorted((1.0 - score, ids[row]) for row, score in pairs if row in ids)  # it may be gone meanwhile
+            answers.append([(id_, distance) for distance, id_ in ranked[:top_k]])
+        return answers

@@ -175,6 +175,25 @@ def test_a_score_does_not_depend_on_how_many_there_are(open_store: Callable[[], 
     part.close()
 
 
+def test_of_equally_near_ones_the_smaller_ids_are_found(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    [vector] = vectors(1)
+    store.add(Record(id=f"id{number}", vector=vector) for number in (7, 3, 9, 1, 8))
+    assert [id_ for id_, _ in VectorIndex(store).search(vector[None], 3)[0]] == ["id1", "id3", "id7"]
+
+
+def test_a_store_is_empty_until_something_is_in_it_and_has_its_own_identity(tmp_path: Path) -> None:
+    one, other = Store(tmp_path / "one", shards=1), Store(tmp_path / "other", shards=1)
+    assert not one
+    one.add([Record(id="a")])
+    assert one
+    assert one.identity() == one.identity() != other.identity()
+    one.delete(["a"])
+    assert not one
+    for store in (one, other):
+        store.close()
+
+
 def test_another_format_is_refused(tmp_path: Path) -> None:
     Store(tmp_path, shards=1).close()
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
