@@ -28,7 +28,7 @@ check: $(DEV) ## check format, style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy .
 
-bench: $(DEV) ## measure the speed on this machine, about an hour; it should have nothing else to do
+bench: $(DEV) ## measure the speed on this machine, half an hour; it should have nothing else to do
 	@$(BIN)/python -m bench
 
 lock: ## write the exact versions of requirements*.in into requirements*.txt (needs uv)

@@ -19,6 +19,7 @@ environment (a value that is set wins over the default):
   JINA_PORT            port of the server (45678)
   JINA_WORKSPACE       folder of the index (workspace)
   JINA_SHARDS          parts that the index is made in (1)
+  JINA_INDEX           with -t query: an approximate index of faiss, such as "IVF1024,SQ8 nprobe=16" (none: exact)
   JINA_PARALLEL        copies of each encoder (1)
   JINA_MAX_DOCS        default of -n (50)
   JINA_DATA_FILE       the texts that -t index_restful sends, one a line

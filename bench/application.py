@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from bench.processes import PATIENCE, BenchError, Process, memory, started
+from client import IN_FLIGHT
 from flow import free_port
 
 _STEP = 0.1  # seconds between two looks at the memory
@@ -27,8 +28,8 @@ class Indexing(NamedTuple):
 def index(folder: Path, workspace: Path, model: str, pairs: int, **settings: Any) -> Indexing:
     """Index pairs of a folder by the application's own command.
 
-    The throughput is that from the first acknowledgement to the last: without the start, and without the documents that
-    came with the first.
+    The throughput is that from the first acknowledgement to the last that comes while as many requests are under way as
+    then: without the start, without the documents that came with the first, and without the end.
     """
     with TemporaryDirectory() as place:
         notes = Path(place, "notes")
@@ -39,12 +40,12 @@ def index(folder: Path, workspace: Path, model: str, pairs: int, **settings: Any
                 peaks |= peak_memory(process, notes)
                 time.sleep(_STEP)
             process.wait()
-        acknowledged = [(note["time"], note["documents"]) for note in read_notes(notes) if "time" in note]
+        acknowledged = [(note["time"], note["documents"]) for note in read_notes(notes) if note.get("documents")]
     total = sum(documents for _, documents in acknowledged)
     if total != 2 * pairs:
         raise BenchError(f"{total} documents were indexed, not {2 * pairs}: {folder} is not as it was made")
-    (first, with_first), (last, _) = acknowledged[0], acknowledged[-1]
-    return Indexing((total - with_first) / 2 / (last - first), peaks)
+    (first, _), *steady = acknowledged[:-IN_FLIGHT]
+    return Indexing(sum(documents for _, documents in steady) / 2 / (steady[-1][0] - first), peaks)
 
 
 def peak_memory(process: Process, notes: Path) -> dict[str, float]:

@@ -30,7 +30,7 @@ def settings(size: Size) -> dict[str, Any]:
     """What the figures depend on."""
     return {
         "ours": f"`python app.py -t index -n {size.pairs} -m MODEL` with all defaults, into an empty workspace; "
-        "pairs a second from the first acknowledgement to the last, without what came with the first",
+        "pairs a second from the first acknowledgement to the last while requests are still being sent",
         "pictures": "JPEGs of 500 x 375, quality 90, with one caption each, cached by the system",
         "limit": "decoding, preprocessing and both encoders of `models.load` in one process, batches of 32, "
         f"{size.pairs} pairs; decoding before or while encoding, 1 to {os.cpu_count()} threads each, the fastest way",
