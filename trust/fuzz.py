@@ -1,0 +1,35 @@
+"""Part ``fuzz``: input that is generated from a seed, for every reader of files and for the server."""
+
+from __future__ import annotations
+
+from bench.processes import BenchError, started
+from trust import files
+from trust.report import Row
+
+CASES = {
+    "pictures": 8000,
+    "addresses": 2000,
+    "captions": 2000,
+    "sentences": 2000,
+    "vocabularies": 2000,
+    "checkpoints": 2000,
+}
+"""Of each target of `trust.files`, in a whole run."""
+QUICK = 100
+"""Of each, in a quick one."""
+
+
+def measure(seed: int, quick: bool) -> list[Row]:
+    """Try every target in a process of its own, so that none that crashes takes the others with it."""
+    return [_tried(name, seed, QUICK if quick else cases) for name, cases in CASES.items()]
+
+
+def _tried(name: str, seed: int, cases: int) -> Row:
+    what = f"bad {name}: {(files.TARGETS[name].__doc__ or '').splitlines()[0]}"
+    try:
+        with started("-m", "trust.files", name, seed, cases) as process:
+            process.wait()
+            assert process.popen.stdout
+            return Row(what, f"{int(process.popen.stdout.read()):,} files", "0", True)
+    except BenchError as error:
+        return Row(what, f"{cases:,} files", str(error), False)
