@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -17,8 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import models
+from executors.access import LOOPBACK, AccessError
+from executors.access import check as check_access
+from executors.limits import DEFAULTS as LIMITS
 from models.errors import one_line
 from storage.store import Store, erase, read_fact
+from supervisor import ports
 
 if TYPE_CHECKING:
     from jina import Flow
@@ -128,6 +133,8 @@ def running(
     port: int | None = None,
     data_root: Path | None = None,
     evaluate: bool = False,
+    host: str = LOOPBACK,
+    insecure: bool = False,
 ) -> Iterator[Flow]:
     """A started Flow, stopped at the end.
 
@@ -138,19 +145,27 @@ def running(
         port: of the gateway; by default a free one.
         data_root: the folder below which the Flow may read files; by default none.
         evaluate: whether the evaluator follows at the end.
+        host: the address that the gateway listens on.
+        insecure: whether everybody may be let in without a token.
 
     Raises:
         FlowError: it cannot be started.
         StorageError: the index cannot be read.
     """
+    for name, default in LIMITS.items():
+        number(name, default)
+    try:
+        check_access(host, http=http, insecure=insecure)
+    except AccessError as error:
+        raise FlowError(str(error)) from error
     check_index(model)
     _check_workspace()
     own_encoders = not _has_other_encoders()
     if own_encoders:
         _import_libraries(model)
-    _set_environment(model, http=http, port=port or free_port(), data_root=data_root)
+    _set_environment(model, http=http, host=host, port=port or free_port(), data_root=data_root)
     if port:
-        _check_port(port)
+        _check_port(host, port)
     from jina import Flow  # takes seconds, and reads the environment that was just set
     from jina.excepts import BadServer
     from jina.orchestrate.flow import base
@@ -163,6 +178,8 @@ def running(
     flow = Flow.load_config(str(ROOT / file))
     if evaluate:
         flow = flow.add(name="evaluator", uses=str(ROOT / "yaml/evaluator.yml"), needs="join_all")
+    flow.build(copy_flow=False)
+    os.environ["JINA_PARTS"] = json.dumps(ports(flow))
     stopped = threading.Event()
 
     def stop(*_: object) -> None:
@@ -170,7 +187,7 @@ def running(
         raise SystemExit(128 + signal.SIGTERM)  # so that a Flow is closed on its way out
 
     signal.signal(signal.SIGTERM, stop)
-    os.register_at_fork(after_in_child=_follow_parent)
+    os.register_at_fork(after_in_child=follow_parent)
     try:
         flow.start()
         if stopped.is_set():  # Jina has swallowed the exit
@@ -255,11 +272,11 @@ def _has_other_encoders() -> bool:
     return bool(os.environ.get("JINA_IMAGE_ENCODER") and os.environ.get("JINA_TEXT_ENCODER"))
 
 
-def _check_port(port: int) -> None:
+def _check_port(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except (OSError, OverflowError) as error:
             raise FlowError(f"port {port} cannot be used ({error}): set JINA_PORT to another") from error
 
@@ -271,7 +288,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _set_environment(model: str, *, http: bool, port: int, data_root: Path | None) -> None:
+def _set_environment(model: str, *, http: bool, host: str, port: int, data_root: Path | None) -> None:
     """What the Flow files refer to. A value that is set already wins, but for what the caller decides."""
     copies = number("JINA_PARALLEL", 1)
     others = (os.cpu_count() or 2) - 1  # one core is left for the rest of the Flow
@@ -290,7 +307,9 @@ def _set_environment(model: str, *, http: bool, port: int, data_root: Path | Non
     os.environ["JINA_DATA_ROOT"] = str(data_root or "")
     os.environ["JINA_GATEWAY"] = "HTTPGateway" if http else "GRPCGateway"
     os.environ["JINA_PROTOCOL"] = "http" if http else "grpc"
+    os.environ["JINA_HOST"] = host
     os.environ["JINA_PORT"] = str(port)
+    os.environ["JINA_DEFAULT_HOST"] = LOOPBACK  # of the executors, which would listen to everybody
 
 
 def _cause(error: Exception) -> str:
@@ -313,7 +332,7 @@ def _kill_children() -> None:
         process.kill()
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """Tie this process of the Flow to the one that started it.
 
     Ctrl-C reaches only that one, which stops the others in order; if it is killed, the kernel kills this one too.
