@@ -23,10 +23,11 @@ demo: $(RUN) $(PAGE) ## index 16 photographs and serve a page that searches them
 test: $(DEV) $(PAGE_DEV) ## run the tests
 	@$(BIN)/python -m pytest
 
-check: $(DEV) ## check format, style and types
+check: $(DEV) ## check format, style and types, and ask for known vulnerabilities of the packages
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy .
+	@$(BIN)/python .ci/audit.py
 
 bench: $(DEV) ## measure the speed on this machine, about an hour; it should have nothing else to do
 	@$(BIN)/python -m bench
