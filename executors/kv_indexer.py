@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 from docarray import DocList
@@ -12,7 +12,7 @@ from jina import requests
 
 from executors.document import IMAGE, Document, Match, picture_id, source
 from executors.indexer import Indexer
-from executors.picture import PictureError, inspect, read
+from executors.picture import PictureError, data_root, inspect, read
 from executors.protocol import data_uri
 from executors.thumbnails import MIME_TYPE, Thumbnails
 from storage.store import THUMBNAILS, Record, Store
@@ -30,9 +30,10 @@ class KVIndexer(Indexer):
         root: folder below which files may be read, as the loader's.
     """
 
-    def __init__(self, root: str = "", **kwargs: Any) -> None:
+    def __init__(self, root: Optional[str] = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.root = Path(root).resolve() if root else None
+        folder = data_root() if root is None else root
+        self.root = Path(folder).resolve() if folder else None
         self.thumbnails = Thumbnails(Path(self.workspace) / THUMBNAILS)
         self.threads = ThreadPoolExecutor(THREADS)
         self.reader = Store(Path(self.workspace), shards=self.shards)  # for the threads: the other one may be writing

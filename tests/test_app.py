@@ -62,7 +62,7 @@ def test_every_variable_that_is_read_is_in_the_help() -> None:
             file.read_text(),
         )
     }
-    internal = {"JINA_DATA_ROOT", "JINA_GATEWAY", "JINA_PARTS", "JINA_PROTOCOL"}
+    internal = {"JINA_DATA_ROOT", "JINA_DEFAULT_HOST", "JINA_GATEWAY", "JINA_PARTS", "JINA_PROTOCOL"}
     assert read - internal <= set(ENVIRONMENT)
 
 

@@ -8,7 +8,7 @@ from trust.report import Row
 from trust.serving import post, search, serving
 
 CASES = {
-    "pictures": 8000,
+    "pictures": 10_000,
     "addresses": 2000,
     "captions": 2000,
     "sentences": 2000,
@@ -45,7 +45,7 @@ def _asked(port: int, seed: int, cases: int) -> Row:
 
 
 def _tried(name: str, seed: int, cases: int) -> Row:
-    what = f"bad {name}: {(files.TARGETS[name].__doc__ or '').splitlines()[0]}"
+    what = f"bad {name}: {(files.TARGETS[name].__doc__ or '').splitlines()[0].rstrip('.')}"
     try:
         with started("-m", "trust.files", name, seed, cases) as process:
             process.wait()
