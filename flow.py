@@ -23,7 +23,7 @@ from executors.access import check as check_access
 from executors.limits import DEFAULTS as LIMITS
 from models.errors import one_line
 from storage.store import Store, erase, read_fact
-from supervisor import ports
+from supervisor import ports, require_all_shards
 
 if TYPE_CHECKING:
     from jina import Flow
@@ -175,6 +175,7 @@ def running(
     if http:
         import executors.gateway  # noqa: F401  # makes the class known by the name that the Flow file gives
 
+    require_all_shards()
     flow = Flow.load_config(str(ROOT / file))
     if evaluate:
         flow = flow.add(name="evaluator", uses=str(ROOT / "yaml/evaluator.yml"), needs="join_all")

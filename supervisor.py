@@ -33,6 +33,26 @@ def ports(flow: Flow) -> dict[str, int]:
     return {one.name: one.port[0] for one in args}
 
 
+def require_all_shards() -> None:
+    """Let a question to several shards fail if one of them does, in this process and those forked from it.
+
+    Jina's heads answer with what the other shards know, and say so in a log only.
+    """
+    from jina.proto.jina_pb2 import StatusProto
+    from jina.serve.runtimes.head.request_handling import HeaderRequestHandler
+
+    gather = HeaderRequestHandler._gather_worker_tasks
+
+    async def gather_all(head: Any, *args: Any, **kwargs: Any) -> Any:
+        answers, errors, *numbers = await gather(head, *args, **kwargs)
+        if errors:
+            raise errors[0]
+        failed = [answer for answer in answers if answer[0].status.code == StatusProto.ERROR]
+        return failed[:1] or answers, errors, *numbers
+
+    HeaderRequestHandler._gather_worker_tasks = gather_all
+
+
 def supervise(flow: Flow) -> None:
     """Watch a Flow that runs, for ever. To be called in the main thread: what is started here dies with it.
 
@@ -77,6 +97,7 @@ def _run(**arguments: Any) -> None:
     import flow as flows
 
     flows.follow_parent()
+    require_all_shards()
     from jina.serve.executors.run import run
 
     run(**arguments)

@@ -8,103 +8,81 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from http.client import HTTPException, HTTPResponse
+from select import select
+from typing import NamedTuple
 
-from bench.processes import Process
+from bench.processes import PATIENCE, Process
 from trust.report import Row
 from trust.serving import Answer, Watch, flat, noise, post, search, serving
 
-CLIENTS, QUICK_CLIENTS = 200, 20
-MEGABYTES, SIDE = 20.0, 10_000  # of a picture; pixels
+CLIENTS, MEGABYTES, SIDE = 200, 20.0, 10_000
+"""How many at once; of a picture; and pixels of one, each way."""
+LESS = 10
+"""By what these are divided in a quick run."""
 ROOM = 4096.0
 """MB that all processes together may use beyond what they had: the bytes in flight, and copies of them."""
 EXPECTED = {200, 413, 422, 429, 503}
-PROBES = 20
+PROBES = 120
 SLOW_SECONDS = 60.0
 
 
 def measure(seed: int, quick: bool) -> list[Row]:
     """Storm one server three times."""
-    clients = QUICK_CLIENTS if quick else CLIENTS
-    large = search(noise(MEGABYTES / (10 if quick else 1), seed))
-    giant = search(flat(SIDE // (10 if quick else 1)))
+    less = LESS if quick else 1
+    clients, side = CLIENTS // less, SIDE // less
+    large, giant = search(noise(MEGABYTES / less, seed)), search(flat(side))
     with serving() as (port, process):
-        before = _probe(port)
+        storm = _Storm(port, process, clients, _probe(port))
         return [
-            _storm(
-                port,
-                process,
-                before,
-                f"{clients} clients, a picture of {len(large) / 2**20:.0f} MB each",
-                clients,
-                large,
-            ),
-            _storm(
-                port,
-                process,
-                before,
-                f"{clients} clients, a picture of {SIDE:,} x {SIDE:,} pixels each",
-                clients,
-                giant,
-            ),
-            _slow(port, process, before, clients),
+            storm.judged(f"pictures of {len(large) / 2**20:.0f} MB", lambda: post(port, "/search", large)),
+            storm.judged(f"pictures of {side:,} x {side:,} pixels", lambda: post(port, "/search", giant)),
+            storm.judged("slow bodies, a byte a second", lambda: _drip(port)),
         ]
 
 
-def _storm(port: int, process: Process, before: Answer, tried: str, clients: int, body: bytes) -> Row:
-    def ask(_: int) -> Answer:
-        return post(port, "/search", body)
+class _Storm(NamedTuple):
+    """A server, and what it said before it was stormed."""
 
-    return _judged(port, process, before, f"storm of pictures: {tried}", lambda: _at_once(ask, clients))
+    port: int
+    process: Process
+    clients: int
+    before: Answer
+
+    def judged(self, what: str, ask: Callable[[], Answer]) -> Row:
+        """All clients at once, and then the question from before."""
+        with Watch(self.process) as watch, ThreadPoolExecutor(self.clients) as pool:
+            answers = [asked.result() for asked in [pool.submit(ask) for _ in range(self.clients)]]
+        statuses = Counter(answer.status for answer in answers)
+        lost = sum(answer.status not in EXPECTED or not answer.is_understood for answer in answers)
+        grown = watch.peak - watch.samples[0]
+        is_as_before = _probe(self.port) == self.before
+        said = ", ".join(f"{count} x {status or 'no answer'}" for status, count in sorted(statuses.items()))
+        then = "answers as before" if is_as_before else "**does not answer as before**"
+        wrong = f"{lost} without a proper answer ({said}); {grown:,.0f} MB more memory; then it {then}"
+        return Row(f"storm: {what}", f"{self.clients} clients", wrong, not lost and grown <= ROOM and is_as_before)
 
 
-def _at_once(ask: Callable[[int], Answer], clients: int) -> list[Answer]:
-    with ThreadPoolExecutor(clients) as pool:
-        return list(pool.map(ask, range(clients)))
-
-
-def _slow(port: int, process: Process, before: Answer, clients: int) -> Row:
-    """Bodies that say they have 1 MB, of which a byte comes each second; others are answered meanwhile."""
-
-    def drip(_: int) -> Answer:
-        head = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
-        with closing(socket.create_connection(("127.0.0.1", port), timeout=1.0)) as client:
+def _drip(port: int) -> Answer:
+    """A body that says it has 1 MB, of which a byte comes each second, until there is an answer."""
+    head = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+    try:
+        with closing(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)) as client:
             client.sendall(head)
             deadline = time.monotonic() + SLOW_SECONDS
             while time.monotonic() < deadline:
-                try:
-                    client.sendall(b"x")
-                    if answer := client.recv(2**16):
-                        status = int(answer.split()[1])
-                        return Answer(status, answer.partition(b"\r\n\r\n")[2])
-                    return Answer(0, b"closed")
-                except TimeoutError:
-                    continue
-                except OSError as error:
-                    return Answer(0, repr(error).encode())
-        return Answer(0, b"held for ever")
-
-    return _judged(
-        port, process, before, f"slow bodies: {clients} clients, a byte a second each", lambda: _at_once(drip, clients)
-    )
-
-
-def _judged(port: int, process: Process, before: Answer, tried: str, storm: Callable[[], list[Answer]]) -> Row:
-    what, _, tried = tried.partition(": ")
-    with Watch(process) as watch:
-        answers = storm()
-    statuses = Counter(answer.status for answer in answers)
-    lost = sum(answer.status not in EXPECTED or not answer.is_understood for answer in answers)
-    grown = watch.peak - watch.samples[0]
-    after = _probe(port)
-    said = ", ".join(f"{count} x {status or 'no answer'}" for status, count in sorted(statuses.items()))
-    same = "answers as before" if after == before else f"answers {after.status} instead of {before.status}"
-    alive = process.popen.poll() is None
-    ok = alive and not lost and grown <= ROOM and after == before
-    return Row(what, tried, f"{lost} without a proper answer ({said}); {grown:,.0f} MB more memory; then {same}", ok)
+                client.sendall(b"x")
+                if select([client], [], [], 1.0)[0]:
+                    with closing(HTTPResponse(client)) as response:
+                        response.begin()
+                        return Answer(response.status, response.read())
+    except (OSError, HTTPException) as error:
+        return Answer(0, repr(error).encode())
+    return Answer(0, b"held for ever")
 
 
 def _probe(port: int) -> Answer:
-    """What the server says to a text; an abandoned storm may still be worked on."""
+    """What the server says to a text; it may still be at work on what was given up."""
     for _ in range(PROBES):
         answer = post(port, "/search", search("a cat"))
         if answer.status == 200:
