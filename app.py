@@ -42,7 +42,7 @@ environment (a value that is set wins over the default):
 limits of the HTTP gateway:
   JINA_MAX_BODY_MB     of a request (64)
   JINA_MAX_IN_FLIGHT_MB
-                       of all requests and answers together (256, at least twice as much as one)
+                       of all requests and answers together (256, at least twice a body or a picture)
   JINA_MAX_REQUESTS    worked on at a time (256)
   JINA_MAX_SECONDS     of a request (120)
   JINA_MAX_ITEMS       items or queries of a request (256)

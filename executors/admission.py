@@ -66,10 +66,14 @@ class Share:
         self._held[0] += more
         self._size += size
 
+    def shrink(self, size: int) -> None:
+        """Hold less again."""
+        self._held[0] -= max(0, self._size - UNCOUNTED) - max(0, self._size - size - UNCOUNTED)
+        self._size -= size
+
     def release(self) -> None:
         """Hold nothing any more."""
-        self._held[0] -= max(0, self._size - UNCOUNTED)
-        self._size = 0
+        self.shrink(self._size)
 
 
 class Admission:
@@ -193,6 +197,12 @@ class _Answer:
             return
         body, more = message.get("body", b""), message.get("more_body", False)
         self._share.grow(len(body))
+        try:
+            await self._send_body(body, more)
+        finally:
+            self._share.shrink(len(body))
+
+    async def _send_body(self, body: bytes, more: bool) -> None:
         self.begun = True
         if self._start is not None:
             start, self._start = self._start, None

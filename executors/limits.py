@@ -23,8 +23,6 @@ def _limit(name: str) -> int:
 
 MAX_BODY = _limit("JINA_MAX_BODY_MB") * 2**20
 """Bytes of a request."""
-MAX_IN_FLIGHT = max(_limit("JINA_MAX_IN_FLIGHT_MB") * 2**20, 2 * MAX_BODY)
-"""Bytes of the bodies of all requests and answers that the gateway holds at a time; small ones do not count."""
 MAX_REQUESTS = _limit("JINA_MAX_REQUESTS")
 """Requests that are worked on at a time."""
 MAX_SECONDS = _limit("JINA_MAX_SECONDS")
@@ -41,5 +39,7 @@ MAX_MATCHES = max(20_000, MAX_TOP_K)
 """Matches of all queries in a request: a small question is not to have an answer that fills the memory."""
 MAX_PICTURE = _limit("JINA_MAX_PICTURE_MB") * 2**20
 """Bytes of an encoded picture."""
+MAX_IN_FLIGHT = max(_limit("JINA_MAX_IN_FLIGHT_MB") * 2**20, 2 * MAX_BODY, 2 * MAX_PICTURE)
+"""Bytes of the bodies of all requests and answers that the gateway holds at a time; small ones do not count."""
 MAX_PIXELS = _limit("JINA_MAX_MEGAPIXELS") * 10**6
 """Pixels of a picture: what says in its head that it has more is not decoded."""

@@ -157,6 +157,19 @@ def test_the_pages_own_files_need_no_token(guarded: Server) -> None:
         assert ask(guarded, "GET", path, {}).status in (401, 404)
 
 
+def test_the_page_asks_for_a_password(guarded: Server) -> None:
+    pytest.importorskip("playwright", reason="requirements-dev.txt is not installed")
+    from playwright.sync_api import expect
+
+    from tests.browser import chromium, visits
+
+    with chromium() as browser, visits(browser, guarded) as visit:
+        one = visit(http_credentials={"username": "anybody", "password": READ})
+        expect(one.pictures.first).to_be_visible()
+        one.ask("red")
+        expect(one.pictures.first).to_be_visible()
+
+
 def test_our_own_client_shows_the_token(indexed: Indexed, tmp_path: Path) -> None:
     environment = {"JINA_USE_REST_API": "true", **TOKENS}
     done = run("app.py", "-t", "index", "-d", indexed.folder, "-m", "vse", workspace=tmp_path / "new", **environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -15,9 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from bench.processes import members
-from executors import connection
+from executors import admission, connection
+from executors.admission import Admission
 from tests.conftest import (
     Answer,
     Indexed,
@@ -35,7 +38,7 @@ LIMITS = {
     "JINA_MAX_BODY_MB": 1,
     "JINA_MAX_IN_FLIGHT_MB": 2,
     "JINA_MAX_REQUESTS": 3,
-    "JINA_MAX_SECONDS": 3,
+    "JINA_MAX_SECONDS": 15,
     "JINA_MAX_ITEMS": 4,
     "JINA_MAX_TEXT": 1000,
     "JINA_MAX_TOP_K": 2,
@@ -145,19 +148,6 @@ def test_nested_and_endless_json(small: Server, bomb: bytes) -> None:
 # ------------------------------------------------------------------------------------------------------- all of them
 
 
-def test_bytes_in_flight(small: Server) -> None:
-    """Two bodies that stop short of their end fill the memory; texts are answered nevertheless."""
-    half = b" " * (15 * 2**16)
-    with posting(small, 2**20, half), posting(small, 2**20, half):
-        wait_until(lambda: small.post("/search", half).status == 503, "both bodies have arrived")
-        refused = small.post("/search", half)
-        assert_refused(refused, 503, "busy with large requests")
-        assert refused.headers["Retry-After"] == "1"
-        assert small.search("red", top_k=1)[0][0]["text"] == "red square"
-    wait_until(lambda: small.post("/search", half).status == 422, "the bodies are forgotten, as nobody sends them on")
-    assert_as_before(small)
-
-
 @contextmanager
 def stopped(running: Server) -> Iterator[None]:
     """The executors stand still, the gateway does not."""
@@ -169,6 +159,57 @@ def stopped(running: Server) -> Iterator[None]:
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
+
+
+def test_bytes_in_flight(small: Server) -> None:
+    """Two large requests that are worked on fill the memory; small ones are taken nevertheless."""
+    body = json.dumps({"data": ["red"], "top_k": 1}).encode().ljust(2**20)
+    given_up: list[Answer] = []
+    with stopped(small):
+        asking = [threading.Thread(target=lambda: given_up.append(small.post("/search", body))) for _ in range(2)]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join()
+        for answer in given_up:
+            assert_refused(answer, 503, "more than 15 seconds")
+        refused = small.post("/search", body)
+        assert_refused(refused, 503, "busy with large requests")
+        assert refused.headers["Retry-After"] == "1"
+        assert small.get("/web/page.css").status == 200
+    wait_until(lambda: small.post("/search", body).status == 200, "the memory is free again")
+    assert_as_before(small)
+
+
+def test_an_answer_for_which_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not sent, and the next one that is small enough is; pieces of a file count one at a time."""
+    monkeypatch.setattr(admission, "MAX_IN_FLIGHT", 2**20)
+    pieces = [b"x" * 2**21]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number, piece in enumerate(pieces, 1):
+            await send({"type": "http.response.body", "body": piece, "more_body": number < len(pieces)})
+
+    admitted = Admission(app)
+
+    def ask() -> tuple[int, bytes]:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        asyncio.run(admitted({"type": "http", "path": "/", "headers": []}, receive, send))
+        return sent[0]["status"], b"".join(message["body"] for message in sent[1:])
+
+    status, content = ask()
+    assert status == 503
+    assert b"busy with large requests" in content
+    pieces[:] = [b"x" * 2**19] * 8
+    assert ask() == (200, b"x" * 2**22)
 
 
 def test_requests_in_flight_and_seconds(small: Server) -> None:
@@ -188,7 +229,7 @@ def test_requests_in_flight_and_seconds(small: Server) -> None:
         for thread in asking:
             thread.join()
         for answer in answers:
-            assert_refused(answer, 503, "more than 3 seconds")
+            assert_refused(answer, 503, "more than 15 seconds")
         assert small.get("/web/page.css").status == 429  # they are still worked on
     wait_until(lambda: small.get("/web/page.css").status == 200, "what was given up has ended")
     assert_as_before(small)
