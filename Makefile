@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 LOCK := $(UV) pip compile --quiet --custom-compile-command "make lock" --python-version 3.11 --python-platform linux
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock
+.PHONY: help demo test check bench trust lock
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -23,13 +23,17 @@ demo: $(RUN) $(PAGE) ## index 16 photographs and serve a page that searches them
 test: $(DEV) $(PAGE_DEV) ## run the tests
 	@$(BIN)/python -m pytest
 
-check: $(DEV) ## check format, style and types
+check: $(DEV) ## check format, style and types, and ask for known vulnerabilities of the packages
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy .
+	@$(BIN)/python .ci/audit.py
 
 bench: $(DEV) ## measure the speed on this machine, half an hour; it should have nothing else to do
 	@$(BIN)/python -m bench
+
+trust: $(DEV) ## break, load and misuse it on purpose for some hours, and write what was lost; SEED=1 repeats a run
+	@$(BIN)/python -m trust $(if $(SEED),--seed $(SEED))
 
 lock: ## write the exact versions of requirements*.in into requirements*.txt (needs uv)
 	$(LOCK) requirements.in -o requirements.txt

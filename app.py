@@ -5,18 +5,26 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import flow as flows
 from dataset import DataError, open_data_set
+from executors.access import LOOPBACK
 from flow import FlowError
 from models import NAMES
 from storage.store import StorageError
+from supervisor import supervise
 
 TASKS = ("index", "index_restful", "query", "query_restful", "delete", "dryrun", "models")
 EPILOG = """\
 environment (a value that is set wins over the default):
   JINA_PORT            port of the server (45678)
+  JINA_HOST            with -t query: 127.0.0.1 for this machine only (default), or 0.0.0.0 for everybody
+  JINA_READ_TOKEN, JINA_WRITE_TOKEN
+                       what must be shown to ask, and to index (none; the first stands for both)
+  JINA_ALLOWED_HOSTS   names of this server beside localhost and addresses
+  JINA_CORS_ORIGINS    origins of other pages whose scripts may ask, such as https://example.org
   JINA_WORKSPACE       folder of the index (workspace)
   JINA_SHARDS          parts that the index is made in (1)
   JINA_INDEX           with -t query: an approximate index of faiss, such as "IVF1024,SQ8 nprobe=16" (none: exact)
@@ -32,6 +40,17 @@ environment (a value that is set wins over the default):
                        open_clip's name of a model, and of its weights or a file or folder with them
   VSE_CHECKPOINT, VSE_VOCAB
                        files of the authors of VSE++, instead of the embedded model
+limits of the HTTP gateway:
+  JINA_MAX_BODY_MB     of a request (64)
+  JINA_MAX_IN_FLIGHT_MB
+                       of all requests and answers together (256, at least twice a body or a picture)
+  JINA_MAX_REQUESTS    worked on at a time (256)
+  JINA_MAX_SECONDS     of a request (120)
+  JINA_MAX_ITEMS       items or queries of a request (256)
+  JINA_MAX_TEXT        characters of a text (10000)
+  JINA_MAX_TOP_K       matches of a query (1000)
+  JINA_MAX_PICTURE_MB, JINA_MAX_MEGAPIXELS
+                       of a picture, also of a data set (50 and 100)
 """
 
 
@@ -60,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     add("-d", "--data_set", default="f8k", help="f8k, f30k, toy, or a folder of pictures (default: f8k)")
     add("-m", "--model_name", choices=NAMES, help="default: the model of the index, else clip")
     add("--overwrite", action="store_true", help="with -t index: remove the index that is there first")
+    add("--insecure", action="store_true", help="with -t query: listen to everybody, who need no token")
     add("names", nargs="*", metavar="NAME", help="with -t delete: ids, or files of pictures")
     return parser
 
@@ -103,9 +123,13 @@ def query(options: argparse.Namespace) -> int:
     http = options.task == "query_restful" or flows.switched_on("JINA_USE_REST_API") is not False
     model = options.model_name or flows.indexed_model() or "clip"
     port = flows.number("JINA_PORT", flows.PORT)
-    with flows.running("flow-query.yml", model=model, http=http, port=port) as flow:
+    host = os.environ.get("JINA_HOST") or LOOPBACK
+    with flows.running(
+        "flow-query.yml", model=model, http=http, port=port, host=host, insecure=options.insecure
+    ) as flow:
         print(f"{'http' if http else 'grpc'}://localhost:{port}  (Ctrl-C stops it)", flush=True)
-        flow.block()
+        with suppress(KeyboardInterrupt):
+            supervise(flow)
     return 0
 
 

@@ -15,10 +15,11 @@ from docarray import DocList
 
 import flow as flows
 from dataset import DataError, DataSet
+from executors.access import settings
 from executors.document import IMAGE, INDEXERS, Document, is_held, picture_id, source, text_document
+from executors.limits import MAX_BODY, MAX_ITEMS
 from executors.picture import PictureError, inspect, read
 from executors.protocol import data_uri, removals
-from executors.schema import MAX_BODY, MAX_ITEMS
 from flow import FlowError
 from progress import Progress
 from storage.store import Record
@@ -248,7 +249,10 @@ def _batches(data: Iterator[Item], most: int, account: Account) -> Iterator[list
 
 
 def _post_json(url: str, body: dict[str, Any]) -> Any:
-    request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    if token := settings().write_token:
+        headers["Authorization"] = f"Bearer {token}"
+    request = Request(url, json.dumps(body).encode(), headers)
     try:
         with urlopen(request) as response:
             return json.load(response)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import json
 import os
 import signal
 import socket
@@ -19,8 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import models
+from executors.access import LOOPBACK, AccessError
+from executors.access import check as check_access
+from executors.limits import DEFAULTS as LIMITS
 from models.errors import one_line
 from storage.store import Store, erase, read_fact
+from supervisor import ports, require_all_shards
 
 if TYPE_CHECKING:
     from jina import Flow
@@ -145,6 +150,8 @@ def running(
     port: int | None = None,
     data_root: Path | None = None,
     evaluate: bool = False,
+    host: str = LOOPBACK,
+    insecure: bool = False,
 ) -> Iterator[Flow]:
     """A started Flow, stopped at the end.
 
@@ -155,11 +162,19 @@ def running(
         port: of the gateway; by default a free one.
         data_root: the folder below which the Flow may read files; by default none.
         evaluate: whether the evaluator follows at the end.
+        host: the address that the gateway listens on.
+        insecure: whether everybody may be let in without a token.
 
     Raises:
         FlowError: it cannot be started.
         StorageError: the index cannot be read, or not be searched as asked.
     """
+    for name, default in LIMITS.items():
+        number(name, default)
+    try:
+        check_access(host, http=http, insecure=insecure)
+    except AccessError as error:
+        raise FlowError(str(error)) from error
     check_index(model)
     _check_approximate()
     _check_workspace()
@@ -167,9 +182,9 @@ def running(
     with importing():
         if own_encoders:
             _import_libraries(model)
-        _set_environment(model, http=http, port=port or free_port(), data_root=data_root)
+        _set_environment(model, http=http, host=host, port=port or free_port(), data_root=data_root)
         if port:
-            _check_port(port)
+            _check_port(host, port)
         from jina import Flow, helper  # takes seconds, and reads the environment that was just set
         from jina.excepts import BadServer
         from jina.orchestrate.flow import base
@@ -178,12 +193,15 @@ def running(
         importlib.import_module("executors.gateway" if http else "executors.grpc_gateway")
         base.print = lambda *_: None  # type: ignore[attr-defined]  # nothing else keeps Jina's greeting off the console
         helper.warn_unknown_args = lambda _: None  # half a second for a warning of Jina's against itself, never shown
+        require_all_shards()
         flow = Flow.load_config(str(ROOT / file))
     if evaluate:
         flow = flow.add(name="evaluator", uses=str(ROOT / "yaml/evaluator.yml"), needs="join_all")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _abandon)
-    os.register_at_fork(before=_note_parent, after_in_child=_follow_parent)
+    flow.build(copy_flow=False)
+    os.environ["JINA_PARTS"] = json.dumps(ports(flow))
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, _abandon)
+    os.register_at_fork(before=_note_parent, after_in_child=lambda: follow_parent(_parent))
     try:
         flow.start()
     except Exception as error:
@@ -276,11 +294,11 @@ def _has_other_encoders() -> bool:
     return bool(os.environ.get("JINA_IMAGE_ENCODER") and os.environ.get("JINA_TEXT_ENCODER"))
 
 
-def _check_port(port: int) -> None:
+def _check_port(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except (OSError, OverflowError) as error:
             raise FlowError(f"port {port} cannot be used ({error}): set JINA_PORT to another") from error
 
@@ -292,7 +310,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _set_environment(model: str, *, http: bool, port: int, data_root: Path | None) -> None:
+def _set_environment(model: str, *, http: bool, host: str, port: int, data_root: Path | None) -> None:
     """What the Flow files refer to. A value that is set already wins, but for what the caller decides."""
     copies = number("JINA_PARALLEL", 1)
     defaults = {
@@ -311,7 +329,9 @@ def _set_environment(model: str, *, http: bool, port: int, data_root: Path | Non
     os.environ["JINA_DATA_ROOT"] = str(data_root or "")
     os.environ["JINA_GATEWAY"] = "HTTPGateway" if http else "PatientGRPCGateway"
     os.environ["JINA_PROTOCOL"] = "http" if http else "grpc"
+    os.environ["JINA_HOST"] = host
     os.environ["JINA_PORT"] = str(port)
+    os.environ["JINA_DEFAULT_HOST"] = LOOPBACK  # of the executors, which would listen to everybody
 
 
 def _cause(error: Exception) -> str:
@@ -349,7 +369,7 @@ def _note_parent() -> None:
     _parent = os.getpid()
 
 
-def _follow_parent() -> None:
+def follow_parent(parent: int) -> None:
     """Tie this process of the Flow to the one that started it.
 
     Ctrl-C reaches only that one, which stops the others in order; if it is killed, the kernel kills this one too.
@@ -357,5 +377,5 @@ def _follow_parent() -> None:
     os.setpgid(0, 0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != _parent:  # it was killed before this
+        if os.getppid() != parent:  # it was killed before this
             os._exit(1)

@@ -8,10 +8,12 @@ from jina.serve.runtimes.gateway.http.fastapi import FastAPIBaseGateway
 
 from executors import VERSION, answers, protocol
 from executors.backend import Backend
+from executors.connection import HurriedProtocol
 from executors.discovery import AwaitsExecutors
 from executors.document import TEXT, Document
+from executors.health import silent
+from executors.limits import MAX_MATCHES, MAX_TOP_K
 from executors.schema import (
-    MAX_TOP_K,
     Answer,
     Captions,
     IndexRequest,
@@ -39,6 +41,7 @@ class HTTPGateway(AwaitsExecutors, FastAPIBaseGateway):
     def __init__(self, searches: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.searches = searches
+        self.uvicorn_kwargs |= {"http": HurriedProtocol, "ws": "none", "server_header": False}
 
     @property
     def app(self) -> FastAPI:
@@ -55,8 +58,9 @@ class HTTPGateway(AwaitsExecutors, FastAPIBaseGateway):
 
         @app.get("/health", responses=refusals(503))
         async def health() -> Dict[str, str]:
-            """Whether every indexer of the Flow answers."""
-            await backend.reports()
+            """Whether every part of the Flow answers, and which do not."""
+            if parts := await silent():
+                raise RequestError(503, f"no answer from {', '.join(parts)}: what has died is started again")
             return {"status": "ok"}
 
         @app.get("/status", responses=refusals(503))
@@ -84,12 +88,12 @@ class HTTPGateway(AwaitsExecutors, FastAPIBaseGateway):
             """The captions that were indexed for a picture; none for one that is not here."""
             return Captions(captions=await backend.captions(picture))
 
-        @app.post("/index", response_model=Answer, responses=refusals(409, 413, 422, 500, 503))
+        @app.post("/index", response_model=Answer, responses=refusals(409, 413, 422, 429, 500, 503))
         async def index(body: IndexRequest) -> JSONResponse:
             """Add texts and pictures. What is there already is recognised and not encoded again."""
             return await _index(backend, body)
 
-        @app.post("/search", response_model=Answer, responses=refusals(404, 409, 413, 422, 500, 503))
+        @app.post("/search", response_model=Answer, responses=refusals(404, 409, 413, 422, 429, 500, 503))
         async def search(body: SearchRequest, request: Request) -> JSONResponse:
             """Find pictures for texts and texts for pictures, each for its own kind, or for several parts together."""
             request.state.html = body.mode is not None
@@ -116,7 +120,8 @@ async def _index(backend: Backend, body: IndexRequest) -> JSONResponse:
 async def _search(backend: Backend, body: SearchRequest, request: Request) -> JSONResponse:
     """Answer queries in the shapes that Jina Box 0.1.49 and 0.1.50 read."""
     asked = body.parameters.top_k or body.top_k or DEFAULT_TOP_K
-    parameters = {"top_k": min(asked, MAX_TOP_K), "data_uri": body.parameters.data_uri}
+    top_k = min(asked, MAX_TOP_K, MAX_MATCHES // len(body.data))
+    parameters = {"top_k": top_k, "data_uri": body.parameters.data_uri}
     html, host = body.mode is not None, request.url.netloc
     queries = [protocol.clicked(query) for query in body.data] if html else body.data
     parts = [
@@ -130,7 +135,7 @@ async def _search(backend: Backend, body: SearchRequest, request: Request) -> JS
     errors = [f"query {number}: {doc.error}" for number, doc in enumerate(docs, 1) if doc.error]
     if len(errors) < len(docs) and not any(doc.matches for doc in docs):
         raise RequestError(404, await _why_nothing(backend, docs))
-    notes = [f"top_k was cut from {asked} to {MAX_TOP_K}"] if asked > MAX_TOP_K else []
+    notes = [f"top_k was cut from {asked} to {top_k}"] if asked > top_k else []
     answered = [answers.answered(query, doc, _server(request)) for query, doc in zip(queries, docs, strict=True)]
     status, answer = answers.answer(answered, errors, notes, html=html)
     return JSONResponse(answer, status)

@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 from docarray import DocList
@@ -12,7 +12,7 @@ from jina import requests
 
 from executors.document import IMAGE, Document, Match, picture_id, source
 from executors.indexer import Indexer
-from executors.picture import PictureError, inspect, read
+from executors.picture import PictureError, data_root, inspect, read
 from executors.protocol import data_uri
 from executors.thumbnails import MIME_TYPE, Thumbnails
 from storage.store import THUMBNAILS, Record, Store
@@ -20,6 +20,7 @@ from storage.store import THUMBNAILS, Record, Store
 THREADS = 2
 """How many thumbnails are made at once."""
 _MEASURED_AT_ONCE = 1000
+_EMBEDDED = 64 * 2**20  # bytes of pictures that a shard puts into one answer; of the others stand the addresses
 
 
 class KVIndexer(Indexer):
@@ -29,9 +30,10 @@ class KVIndexer(Indexer):
         root: folder below which files may be read, as the loader's.
     """
 
-    def __init__(self, root: str = "", **kwargs: Any) -> None:
+    def __init__(self, root: Optional[str] = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.root = Path(root).resolve() if root else None
+        folder = data_root() if root is None else root
+        self.root = Path(folder).resolve() if folder else None
         self.thumbnails = Thumbnails(Path(self.workspace) / THUMBNAILS)
         self.threads = ThreadPoolExecutor(THREADS)
         self.reader = Store(Path(self.workspace), shards=self.shards)  # for the threads: the other one may be writing
@@ -65,15 +67,19 @@ class KVIndexer(Indexer):
     def attach(self, docs: DocList[Document], parameters: Dict[str, Any], **_: Any) -> DocList[Document]:
         """Complete the matches whose pictures this shard holds, and leave the others to their shards.
 
-        ``uri`` becomes the picture's path on the gateway, or with the parameter ``data_uri`` the picture itself.
+        ``uri`` becomes the picture's path on the gateway, or with the parameter ``data_uri`` the picture itself, until
+        these have more than 64 MB together.
         """
-        embed = bool(parameters.get("data_uri"))
-        records = self.store.records({match.id for doc in docs for match in doc.matches}, picture=embed)
+        room = _EMBEDDED if parameters.get("data_uri") else 0
+        records = self.store.records({match.id for doc in docs for match in doc.matches})
         for doc in docs:
             doc.matches = DocList[Match](match for match in doc.matches if match.id in records)
             for match in doc.matches:
                 record = records[match.id]
-                match.uri = data_uri(record.mime_type, record.picture or b"") if embed else f"/images/{match.id}"
+                match.uri = f"/images/{match.id}"
+                if room > 0 and (picture := self._picture(match.id)):
+                    room -= len(picture)
+                    match.uri = data_uri(record.mime_type, picture)
                 match.text, match.mime_type = record.text, record.mime_type
                 match.tags = {
                     "id": match.id,
@@ -83,6 +89,10 @@ class KVIndexer(Indexer):
                     "thumbnail": f"/thumbnails/{match.id}",
                 }
         return docs
+
+    def _picture(self, id_: str) -> bytes:
+        record = self.store.records([id_], picture=True).get(id_)  # another Flow may have deleted it meanwhile
+        return record.picture or b"" if record else b""
 
     @requests(on="/sample")
     def sample(self, docs: DocList[Document], parameters: Dict[str, Any], **_: Any) -> DocList[Document]:

@@ -1,26 +1,27 @@
 """Box ``loader``: from a reference to the encoded picture."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from docarray import DocList
 from jina import Executor, requests
 
 from executors.document import Document, picture_id
-from executors.picture import PictureError, inspect, read
+from executors.picture import PictureError, data_root, inspect, read
 
 
 class Loader(Executor):
     """Reads the pictures that documents refer to and refuses what is none. Pixels are not made yet: a file is lighter.
 
     Args:
-        root: folder below which files may be read; empty: none may, only ``data:`` URIs.
+        root: folder below which files may be read, by default the Flow's; empty: none may, only ``data:`` URIs.
     """
 
-    def __init__(self, root: str = "", **kwargs: Any) -> None:
+    def __init__(self, root: Optional[str] = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.root = Path(root).resolve() if root else None
+        folder = data_root() if root is None else root
+        self.root = Path(folder).resolve() if folder else None
 
     @requests(on="/index")
     def load(self, docs: DocList[Document], **_: Any) -> DocList[Document]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-MAX_BYTES = 50 * 2**20
-MAX_PIXELS = 100_000_000
+from executors.limits import MAX_PICTURE, MAX_PIXELS
+
 # Only formats that Pillow decodes by itself: some others start programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -32,6 +33,14 @@ class Head(NamedTuple):
     height: int
 
 
+def data_root() -> str:
+    """The folder below which this Flow may read files; empty: none may.
+
+    It does not come through a YAML file, where Jina would replace what a folder's name has of dollar signs.
+    """
+    return os.environ.get("JINA_DATA_ROOT", "")
+
+
 def read(uri: str, root: Path | None) -> bytes:
     """The encoded file behind a URI.
 
@@ -40,13 +49,13 @@ def read(uri: str, root: Path | None) -> bytes:
         root: the folder below which files may be read, already resolved; ``None``: none may.
 
     Raises:
-        PictureError: not one of these, outside ``root``, unreadable, or more than ``MAX_BYTES``.
+        PictureError: not one of these, outside ``root``, unreadable, or more than ``MAX_PICTURE``.
     """
     data = _read_data_uri(uri) if uri[:5].lower() == "data:" else _read_file(uri, root)
     if not data:
         raise PictureError("the file is empty")
-    if len(data) > MAX_BYTES:
-        raise PictureError(f"the file has more than {MAX_BYTES // 2**20} MB")
+    if len(data) > MAX_PICTURE:
+        raise PictureError(f"the file has more than {MAX_PICTURE // 2**20} MB")
     return data
 
 
@@ -68,7 +77,7 @@ def _read_file(uri: str, root: Path | None) -> bytes:
         if not path.is_relative_to(root):
             raise PictureError(f"lies outside the data set's folder {root}")
         with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+            return file.read(MAX_PICTURE + 1)
     except (OSError, ValueError) as error:
         raise PictureError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

@@ -6,8 +6,9 @@ from html import escape, unescape
 from typing import Iterable, List, Optional, Union
 
 from executors.document import IMAGE, TEXT, Document, picture_id, text_document
+from executors.limits import MAX_TEXT
 from executors.picture import PictureError, read
-from executors.schema import MAX_TEXT, Pair, QueryPart, is_data_uri
+from executors.schema import Pair, QueryPart, is_data_uri
 
 _PICTURE_ADDRESS = re.compile(r"(?:https?://(?P<host>[^/]+))?/(?:images|thumbnails)/(?P<id>[0-9a-f]{40})")
 

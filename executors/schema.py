@@ -6,19 +6,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
 from executors.document import IMAGE, TEXT
+from executors.limits import MAX_BODY, MAX_ITEMS, MAX_PARTS, MAX_REQUESTS, MAX_TEXT, MAX_TOP_K
 
-MAX_BODY = 64 * 2**20
-"""Bytes of a request."""
-MAX_TOP_K = 1000
-"""Matches of a query."""
-MAX_QUERIES = 256
-"""Queries in one request, and parts of all of them together."""
-MAX_PARTS = 16
-"""Parts of one query."""
-MAX_ITEMS = 256
-"""Items to index in one request."""
-MAX_TEXT = 10_000
-"""Characters of a text."""
 MAX_WEIGHT = 10
 TAGS = {"a text", "an object", "a list"}
 """Names that pydantic gives to the shapes of an item; they are in the places of its errors."""
@@ -157,7 +146,7 @@ class SearchRequest(BaseModel):
     )
     data: List[Query] = Field(
         min_length=1,
-        max_length=MAX_QUERIES,
+        max_length=MAX_ITEMS,
         description="queries: texts, pictures as base64 `data:` URIs, or addresses of pictures on this server; objects "
         "of one of these; or lists of such objects, which make one query together: their vectors, of unit length, are "
         "multiplied by their weights and added up",
@@ -168,8 +157,8 @@ class SearchRequest(BaseModel):
 
     @model_validator(mode="after")
     def _has_few_parts(self) -> "SearchRequest":
-        if sum(len(query) if isinstance(query, list) else 1 for query in self.data) > MAX_QUERIES:
-            raise PydanticCustomError("data", "data: more than {most} parts in all queries", {"most": MAX_QUERIES})
+        if sum(len(query) if isinstance(query, list) else 1 for query in self.data) > MAX_ITEMS:
+            raise PydanticCustomError("data", "data: more than {most} parts in all queries", {"most": MAX_ITEMS})
         return self
 
 
@@ -300,8 +289,9 @@ REFUSALS = {
     409: "the index was made with another model",
     413: f"the request is larger than {MAX_BODY // 2**20} MB",
     422: "the request is not understood, or every query or item in it is wrong",
+    429: f"{MAX_REQUESTS} requests are being worked on: ask again",
     500: "an error of the server",
-    503: "a part of the Flow does not answer: ask again",
+    503: "a part of the Flow does not answer, the server is busy, or it took too long: ask again",
 }
 
 

@@ -1,4 +1,4 @@
-"""What holds for all of the HTTP gateway: headers, a limit, the page's files, how an error is answered."""
+"""What holds for all of the HTTP gateway: headers, limits, the page's files, how an error is answered."""
 
 import re
 from os import stat_result
@@ -9,13 +9,16 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from executors import answers, protocol
-from executors.schema import MAX_BODY, place
+from executors.access import Access, settings
+from executors.admission import Admission
+from executors.schema import place
 from models.errors import one_line
 
 WEB = Path(__file__).resolve().parent.parent / "web"
@@ -64,29 +67,6 @@ class AddHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
-class LimitBody:
-    """Refuses a body of more than ``MAX_BODY`` bytes when it is said or seen to be, before anything is made of it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        declared, arrived = int(Headers(scope=scope).get("content-length", "0")), 0
-
-        async def receive_limited() -> Message:
-            nonlocal arrived
-            if declared <= MAX_BODY:
-                message = await receive()
-                arrived += len(message.get("body", b""))
-                if arrived <= MAX_BODY:
-                    return message
-            raise HTTPException(413, f"the request is larger than {MAX_BODY // 2**20} MB: send less at once")
-
-        await self.app(scope, receive_limited, send)
-
-
 class PageFiles(StaticFiles):
     """The page's own files and Jina Box: of the packages beside them nothing else is given out.
 
@@ -105,8 +85,13 @@ class PageFiles(StaticFiles):
 
 
 def prepare(app: FastAPI) -> None:
-    """Give an application the headers, the limit, the page and the answers to errors."""
-    app.add_middleware(LimitBody)
+    """Give an application the headers, who may ask, the limits, the page and the answers to errors."""
+    app.add_middleware(Admission)
+    access = settings()
+    app.add_middleware(Access, settings=access)
+    if access.origins:
+        headers = ["Authorization", "Content-Type"]
+        app.add_middleware(CORSMiddleware, allow_origins=access.origins, allow_methods=["POST"], allow_headers=headers)
     app.add_middleware(AddHeaders)
     for error in (RequestError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(error, _refuse)
@@ -130,6 +115,8 @@ async def _refuse(request: Request, error: Exception) -> JSONResponse:
 def _told(error: Exception) -> Tuple[int, str]:
     if isinstance(error, RequestError):
         return error.status, str(error)
+    if isinstance(error, HTTPException) and error.status_code == 400:  # FastAPI's, for what Python cannot parse
+        return 422, "the body is not JSON that can be read: it is nested too deeply, or has too long a number"
     if isinstance(error, HTTPException):
         return error.status_code, str(error.detail)
     if isinstance(error, RequestValidationError):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from hashlib import sha1
 from io import BytesIO
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.error import HTTPError
@@ -254,6 +256,34 @@ def server(workspace: Path, *options: str, **environment: Any) -> Iterator[Serve
         first = running.stdout.readline()
         assert f"localhost:{port}" in first, f"{first}{running.stderr.read() if running.stderr else ''}"
         yield Server(port, running)
+
+
+def refused_start(workspace: Path, *options: str, **environment: Any) -> str:
+    """Start a query server that must refuse to; gives the line that it ends with."""
+    done = run("app.py", "-t", "query", *options, workspace=workspace, JINA_PORT=free_port(), **environment)
+    assert (done.code, done.out) == (1, "")
+    [line] = done.err.splitlines()
+    assert line.startswith("app.py: ")
+    return line
+
+
+def listening(pid: int) -> list[tuple[IPv4Address | IPv6Address, int]]:
+    """The addresses and ports that a process listens on."""
+    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    lines = [line.split() for file in ("tcp", "tcp6") for line in Path("/proc/net", file).read_text().splitlines()]
+    found = []
+    for _, local, _, state, *_, inode in (line[:10] for line in lines):
+        if state == "0A" and f"socket:[{inode}]" in links:
+            host, _, port = local.partition(":")
+            words = struct.unpack(f"={len(host) // 8}I", bytes.fromhex(host))
+            address = ip_address(struct.pack(f"!{len(words)}I", *words))
+            found.append((getattr(address, "ipv4_mapped", None) or address, int(port, 16)))
+    return found
+
+
+def gateway(running: Server) -> int:
+    """The process of a server that its port belongs to."""
+    return next(pid for pid in members(running.process.pid) if running.port in {port for _, port in listening(pid)})
 
 
 def as_data_uri(data: bytes, mime_type: str) -> str:

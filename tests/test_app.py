@@ -11,6 +11,7 @@ import pytest
 import app
 import evaluate
 import yaml
+from executors.limits import DEFAULTS as LIMITS
 from tests.conftest import COLOURS, ROOT, Indexed, run
 
 INDEX = {
@@ -37,8 +38,10 @@ ENVIRONMENT = [
     *("JINA_PORT", "JINA_WORKSPACE", "JINA_SHARDS", "JINA_INDEX", "JINA_PARALLEL", "JINA_MAX_DOCS"),
     *("JINA_DATA_FILE", "JINA_USE_REST_API", "JINA_IMAGE_ENCODER", "JINA_TEXT_ENCODER", "JINA_NORMALIZER"),
     *("CLIP_MODEL", "CLIP_PRETRAINED", "VSE_CHECKPOINT", "VSE_VOCAB"),
+    *("JINA_HOST", "JINA_READ_TOKEN", "JINA_WRITE_TOKEN", "JINA_ALLOWED_HOSTS", "JINA_CORS_ORIGINS"),
+    *LIMITS,
 ]
-OPTIONS = {"--task", "--num_docs", "--request_size", "--data_set", "--model_name", "--overwrite"}
+OPTIONS = {"--task", "--num_docs", "--request_size", "--data_set", "--model_name", "--overwrite", "--insecure"}
 TASKS = {"index", "index_restful", "query", "query_restful", "delete", "dryrun", "models"}
 
 
@@ -55,10 +58,11 @@ def test_every_variable_that_is_read_is_in_the_help() -> None:
         name
         for file in [*ROOT.glob("*.py"), *ROOT.glob("executors/*.py"), *ROOT.glob("models/*.py")]
         for name in re.findall(
-            r"(?:environ(?:\.get\(|\[)|number\(|switched_on\()\s*\"((?:JINA|CLIP|VSE)_\w+)\"", file.read_text()
+            r"(?:environ(?:\.get\(|\[)|number\(|switched_on\(|_token\(|_limit\()\s*\"((?:JINA|CLIP|VSE)_\w+)\"",
+            file.read_text(),
         )
     }
-    internal = {"JINA_DATA_ROOT", "JINA_GATEWAY", "JINA_PROTOCOL"}
+    internal = {"JINA_DATA_ROOT", "JINA_DEFAULT_HOST", "JINA_GATEWAY", "JINA_PARTS", "JINA_PROTOCOL"}
     assert read - internal <= set(ENVIRONMENT)
 
 

@@ -20,7 +20,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from executors.schema import MAX_BODY
+from executors.limits import MAX_BODY
 from executors.web import prepare
 from tests.conftest import (
     COLOURS,
@@ -521,8 +521,8 @@ def test_everything_is_described(searching: Server) -> None:
         ("get", "/images/{picture}"): {"404", "422", "503"},
         ("get", "/images/{picture}/captions"): {"422", "503"},
         ("get", "/thumbnails/{picture}"): {"404", "422", "500", "503"},
-        ("post", "/index"): {"409", "413", "422", "500", "503"},
-        ("post", "/search"): {"404", "409", "413", "422", "500", "503"},
+        ("post", "/index"): {"409", "413", "422", "429", "500", "503"},
+        ("post", "/search"): {"404", "409", "413", "422", "429", "500", "503"},
     }
     schemas = description["components"]["schemas"]
     assert {"QueryPart", "SearchRequest", "IndexRequest", "Answer", "Refusal", "Samples", "Captions"} <= set(schemas)
