@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import models
 from models.errors import one_line
+from storage.backup import finish_restore
 from storage.store import Store, erase, read_fact
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def indexed(fact: str) -> str | None:
     Raises:
         StorageError: the index cannot be read.
     """
-    return next((value for folder in _shards() if (value := read_fact(folder, fact))), None)
+    return next((value for folder in shard_folders() if (value := read_fact(folder, fact))), None)
 
 
 def indexed_model() -> str | None:
@@ -97,11 +98,12 @@ def stores() -> Iterator[dict[str, list[Store]]]:
         StorageError: one cannot be opened.
     """
     found: dict[str, list[Store]] = {name: [] for name in INDEXERS}
-    shards = indexed("shards")
+    shards = int(indexed("shards") or 0)
     with ExitStack() as opened:
-        for folder in _shards() if shards else []:
-            found[folder.parent.name].append(store := Store(folder, shards=int(shards or 1)))
-            opened.callback(store.close)
+        for folder in shard_folders():
+            if folder.name in map(str, range(shards)):  # others are left of an index in more shards
+                found[folder.parent.name].append(store := Store(folder, shards=shards))
+                opened.callback(store.close)
         yield found
 
 
@@ -111,11 +113,17 @@ def erase_index() -> None:
     Raises:
         StorageError: it is in use.
     """
-    for folder in _shards():
+    for folder in shard_folders():
         erase(folder)
 
 
-def _shards() -> list[Path]:
+def shard_folders() -> list[Path]:
+    """The folders of all shards in the workspace, also those that have been erased.
+
+    Raises:
+        StorageError: a restore was killed, and cannot be finished.
+    """
+    finish_restore(workspace(), INDEXERS)
     return sorted(folder for name in INDEXERS for folder in workspace().glob(f"{name}/*") if folder.is_dir())
 
 
@@ -145,6 +153,8 @@ def running(
     """
     check_index(model)
     _check_workspace()
+    with stores():
+        pass  # one that is in use or damaged is named here, and not by an executor that nobody hears
     own_encoders = not _has_other_encoders()
     if own_encoders:
         _import_libraries(model)
@@ -180,6 +190,7 @@ def running(
         raise
     except Exception as error:
         _close(flow)
+        _check_vectors()
         if own_encoders:
             _check_weights(model)  # the commonest reason, which Jina does not tell
         raise FlowError(f"the Flow did not start ({one_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
@@ -222,6 +233,14 @@ def _check_workspace() -> None:
         probe.unlink()
     except OSError as error:
         raise FlowError(f"cannot write to {folder} ({error.strerror}): set JINA_WORKSPACE to another folder") from error
+
+
+def _check_vectors() -> None:
+    """Refuse an index the vectors of which cannot be read: the Flow, which reads them at its start, does not tell."""
+    with stores() as found:
+        for store in (*found["image_vector_indexer"], *found["text_indexer"]):
+            for _ in store.vectors_after(0):
+                pass
 
 
 def check_weights(model: str) -> None:

@@ -8,11 +8,12 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -52,8 +53,24 @@ _STEPS = (_TABLES, _SIZES)
 VERSION = len(_STEPS)
 
 
+_ADVICE = {
+    "database or disk is full": "make room on the disk, and run the same command again",
+    "disk I/O error": "look at the disk and its quota, and run the same command again",
+    "attempt to write a readonly database": "make the folder writable",
+    "unable to open database file": "is the folder writable, and the disk not full?",
+    "database disk image is malformed": "`python app.py -t verify` repairs it",
+    "file is not a database": "`python app.py -t verify` repairs it",
+    "database is locked": "another program has been writing for a minute: wait for it, and run the same command again",
+}
+"""What to do about an error of SQLite's."""
+
+
 class StorageError(Exception):
     """The stored data cannot be used as asked; the message is one line that says why and what to do."""
+
+
+class DiskError(StorageError):
+    """The disk, or what lies on it, fails: it is full, or a database is damaged."""
 
 
 class Source(NamedTuple):
@@ -103,38 +120,26 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             with ExitStack() as opened:  # given back at once if the store is refused
                 opened.callback(os.close, _lock(folder, fcntl.LOCK_SH))
-                self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=60)
+                self._connection = open_database(self.path)
                 opened.callback(self._connection.close)
-                self._prepare()
                 self._require("shards", str(shards), "set JINA_SHARDS to the former")
                 self._opened = opened.pop_all()
         except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"cannot open the index {self.path}: {error}") from error
-
-    def _prepare(self) -> None:
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk before it is acknowledged
-        self._connection.execute("PRAGMA foreign_keys = ON")
-        with self._transaction():
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > VERSION:
-                raise StorageError(
-                    f"{self.path} has format {version}, this program reads {VERSION}: index again with --overwrite"
-                )
-            if version < VERSION:
-                for statement in chain.from_iterable(map(_statements, _STEPS[version:])):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version = {VERSION}")
+            raise StorageError(f"cannot open the index {self.path}: {advised(error)}") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+        with self._explained(), transaction(self._connection):
+            yield
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            if str(error) not in _ADVICE:
+                raise
+            raise DiskError(f"the index {self.path}: {advised(error)}") from error
 
     def fact(self, name: str) -> str | None:
         """What is known of the whole store under ``name``: ``"model"``, ``"shards"``."""
@@ -274,11 +279,26 @@ class Store:
 
     def vectors_after(self, row: int) -> Iterator[tuple[int, bytes]]:
         """Rows newer than ``row`` with their vectors (little-endian float32), oldest first."""
-        return self._connection.execute("SELECT row, vector FROM documents WHERE row > ? ORDER BY row", (row,))
+        with self._explained():
+            yield from self._connection.execute("SELECT row, vector FROM documents WHERE row > ? ORDER BY row", (row,))
 
     def removals_after(self, number: int) -> list[tuple[int, int]]:
         """Removals later than ``number``, as pairs of the removal's number and the removed row."""
         return self._connection.execute("SELECT * FROM removals WHERE number > ?", (number,)).fetchall()
+
+    def last_row(self) -> int:
+        """The row of the newest document; 0: there is none."""
+        return int(self._connection.execute("SELECT coalesce(max(row), 0) FROM documents").fetchone()[0])
+
+    def copy(self, file: Path) -> None:
+        """Write the database as it is at one moment into a file that stands alone, however much is written meanwhile.
+
+        Raises:
+            sqlite3.Error: the database cannot be read or the file cannot be written.
+        """
+        with closing(sqlite3.connect(file)) as copy:
+            self._connection.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
 
     def __len__(self) -> int:
         return int(self._connection.execute("SELECT count(*) FROM documents").fetchone()[0])
@@ -294,7 +314,13 @@ class Store:
         for start in range(0, len(wanted), 500):  # SQLite bounds the number of placeholders
             part = wanted[start : start + 500]
             marks = ",".join("?" * len(part))
-            yield from self._connection.execute(f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})", part)
+            with self._explained():
+                yield from self._connection.execute(f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})", part)
+
+
+def shard_of(id_: str, shards: int) -> int:
+    """The number of the shard that a document belongs to."""
+    return crc32(id_.encode()) % shards
 
 
 def erase(folder: Path) -> None:
@@ -305,13 +331,92 @@ def erase(folder: Path) -> None:
     """
     if not folder.is_dir():
         return
-    lock = _lock(folder, fcntl.LOCK_EX)
+    with alone(folder):
+        remove_files(folder)
+
+
+def remove_files(folder: Path) -> None:
+    """Remove all that lies in a shard's folder but its lock, which must be held."""
+    for file in folder.glob(f"{DATABASE}*"):
+        file.unlink()
+    shutil.rmtree(folder / THUMBNAILS, ignore_errors=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep every other program away from a shard's folder, which is made if it is absent.
+
+    Raises:
+        StorageError: another process uses it, or it cannot be written.
+    """
     try:
-        for suffix in ("", "-wal", "-shm"):
-            (folder / f"{DATABASE}{suffix}").unlink(missing_ok=True)
-        shutil.rmtree(folder / THUMBNAILS, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder, fcntl.LOCK_EX)
+    except OSError as error:
+        raise StorageError(f"cannot write to the index {folder}: {error.strerror}") from error
+    try:
+        yield
     finally:
         os.close(lock)
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """A connection to a shard's database, which is made if it is absent and brought up to date if it is older.
+
+    Raises:
+        StorageError: it was made by a later version.
+        sqlite3.Error: it cannot be read or written.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk before it is acknowledged
+        connection.execute("PRAGMA foreign_keys = ON")
+        with transaction(connection):
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > VERSION:
+                raise StorageError(
+                    f"{path} has format {version}, this program reads {VERSION}: index again with --overwrite"
+                )
+            if version < VERSION:
+                for statement in chain.from_iterable(map(_statements, _STEPS[version:])):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
+    """The tables, indexes and triggers of a database."""
+    return set(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"))
+
+
+def expected_schema(version: int) -> set[tuple[str, ...]]:
+    """Those of a database of one version of the format."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript("".join(_STEPS[:version]))
+        return schema(connection)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is done inside is on disk at the end, all of it, or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # on a full disk SQLite has ended it already
+            connection.execute("ROLLBACK")
+        raise
+
+
+def advised(error: Exception) -> str:
+    """SQLite's message, with what to do about it where that is known."""
+    advice = _ADVICE.get(str(error))
+    return f"{error}: {advice}" if advice else str(error)
 
 
 def read_fact(folder: Path, name: str) -> str | None:
@@ -328,7 +433,7 @@ def read_fact(folder: Path, name: str) -> str | None:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise StorageError(f"cannot read the index {path}: {error}") from error
+        raise StorageError(f"cannot read the index {path}: {advised(error)}") from error
     return row[0] if row else None
 
 

@@ -39,7 +39,9 @@ ENVIRONMENT = [
     *("CLIP_MODEL", "CLIP_PRETRAINED", "VSE_CHECKPOINT", "VSE_VOCAB"),
 ]
 OPTIONS = {"--task", "--num_docs", "--request_size", "--data_set", "--model_name", "--overwrite"}
-TASKS = {"index", "index_restful", "query", "query_restful", "delete", "dryrun", "models"}
+TASKS = {
+    *("index", "index_restful", "query", "query_restful", "delete", "verify", "backup", "restore", "dryrun", "models")
+}
 
 
 def test_help_names_everything(tmp_path: Path) -> None:
