@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import active_children
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import models
 from models.errors import one_line
@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent
 INDEXERS = ("image_vector_indexer", "image_kv_indexer", "text_indexer")
 PORT = 45678
 SECONDS_TO_CLOSE = 4.0
+_SECONDS_BETWEEN_LOOKS = 0.1
 _PR_SET_PDEATHSIG = 1
 _QUIET = {
     "JINA_OPTOUT_TELEMETRY": "1",  # nobody is told who runs this
@@ -182,7 +183,8 @@ def running(
     signal.signal(signal.SIGTERM, stop)
     os.register_at_fork(after_in_child=_follow_parent)
     try:
-        flow.start()
+        with _attended(flow):
+            flow.start()
         if stopped.is_set():  # Jina has swallowed the exit
             stop()
     except SystemExit:
@@ -323,13 +325,52 @@ def _close(flow: Flow) -> None:
     alarm = threading.Timer(SECONDS_TO_CLOSE, _kill_children)
     alarm.daemon = True
     alarm.start()
-    flow.close()
+    with _attended(flow):
+        flow.close()
     alarm.cancel()
 
 
 def _kill_children() -> None:
     for process in active_children():
         process.kill()
+
+
+@contextmanager
+def _attended(flow: Flow) -> Iterator[None]:
+    """While inside, tell Jina of processes that were killed: it would wait minutes until they say so themselves."""
+    over = threading.Event()
+
+    def attend() -> None:
+        while not over.wait(_SECONDS_BETWEEN_LOOKS):
+            for pod in filter(_has_ended, _pods(flow)):
+                pod.is_shutdown.set()
+                pod.is_signal_handlers_installed.set()
+
+    watch = threading.Thread(target=attend, daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+
+
+def _pods(flow: Flow) -> list[Any]:
+    """Those of a Flow's processes that Jina has made so far."""
+    nodes = list(flow._deployment_nodes.values())
+    replicas = [pod for node in nodes for shard in list(node.shards.values()) for pod in list(shard._pods)]
+    return [
+        pod for pod in (*(node.head_pod for node in nodes), *(node.gateway_pod for node in nodes), *replicas) if pod
+    ]
+
+
+def _has_ended(pod: Any) -> bool:
+    if not pod.worker.pid:
+        return False
+    try:  # what it has returned is left for who waits for it
+        return os.waitid(os.P_PID, pod.worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _follow_parent() -> None:
