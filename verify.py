@@ -254,7 +254,7 @@ class Index:
 
     def _texts(self) -> None:
         """Every text is the one that its id names; of what is gone the pictures know what they are shown with."""
-        shown = {text_id(text): (id_, text) for shard in self._all(PICTURES) for id_, text in shard.texts()}
+        shown = self._shown()
         gone = self._lost(TEXTS)
         for id_ in list(self.held[TEXTS]):
             stored = self._known(TEXTS, id_)
@@ -345,11 +345,15 @@ class Index:
                     if self.held[VECTORS].get(id_) is left and self.held[PICTURES].get(id_) is right:
                         shard.add_source(id_, source)
                         self.findings.add(REPAIRED, "one of two indexers did not know a file", source.path or id_)
+        shown = self._shown()
         for name in INDEXERS:
             for shard in self._all(name):
                 for id_ in {*shard.ids()} - {id_ for id_, _ in shard.sources()}:
-                    shard.add_source(id_, NO_SOURCE if name == TEXTS else Source(id_, ""))
-                    self.findings.add(REPAIRED, "a document came from nowhere, so that it could not be deleted", id_)
+                    picture = shown[id_][0] if id_ in shown else ""
+                    origins = self._sources(PICTURES, picture) or {NO_SOURCE if name == TEXTS else Source(id_, "")}
+                    for source in origins:
+                        shard.add_source(id_, source)
+                    self.findings.add(REPAIRED, "a document did not say where it comes from", _name(shard.get(id_)))
 
     def _thumbnails(self) -> None:
         """Every thumbnail is whole and belongs to a picture; others are removed, to be made when they are asked for."""
@@ -365,6 +369,10 @@ class Index:
 
     def _sources(self, name: str, id_: str) -> frozenset[Source]:
         return self._known(name, id_).sources if id_ in self.held[name] else frozenset()
+
+    def _shown(self) -> dict[str, tuple[str, str]]:
+        """The texts that pictures are shown with, each with the id of such a picture, by their own ids."""
+        return {text_id(text): (id_, text) for shard in self._all(PICTURES) for id_, text in shard.texts()}
 
     def _caption(self, picture: str) -> str:
         """The oldest caption of a picture."""

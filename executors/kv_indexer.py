@@ -73,7 +73,8 @@ class KVIndexer(Indexer):
             doc.matches = DocList[Match](match for match in doc.matches if match.id in records)
             for match in doc.matches:
                 record = records[match.id]
-                match.uri = data_uri(record.mime_type, record.picture or b"") if embed else f"/images/{match.id}"
+                whole = embed and _is_whole(record)  # of one that is damaged the address says so
+                match.uri = data_uri(record.mime_type, record.picture or b"") if whole else f"/images/{match.id}"
                 match.text, match.mime_type = record.text, record.mime_type
                 match.tags = {
                     "id": match.id,
@@ -94,12 +95,15 @@ class KVIndexer(Indexer):
 
     @requests(on="/picture")
     def picture(self, docs: DocList[Document], **_: Any) -> DocList[Document]:
-        """Put the encoded pictures that this shard holds into ``data``; the others are not answered."""
+        """Put the encoded pictures that this shard holds into ``data``, or why not into ``error``; no others."""
         records = self.store.records([doc.id for doc in docs], picture=True)
         docs = DocList[Document](doc for doc in docs if doc.id in records)
         for doc in docs:
             record = records[doc.id]
-            doc.data, doc.mime_type = np.frombuffer(record.picture or b"", np.uint8), record.mime_type
+            if _is_whole(record):
+                doc.data, doc.mime_type = np.frombuffer(record.picture or b"", np.uint8), record.mime_type
+            else:
+                doc.error = "it was damaged on the disk: `python app.py -t verify` looks for its file"
         return docs
 
     @requests(on="/thumbnail")
@@ -133,3 +137,8 @@ class KVIndexer(Indexer):
         self.threads.shutdown(cancel_futures=True)
         self.reader.close()
         super().close()
+
+
+def _is_whole(record: Record) -> bool:
+    """Whether a picture is what its id says: the database does not notice a bit that is flipped on the disk."""
+    return picture_id(record.picture or b"") == record.id

@@ -143,8 +143,8 @@ class Store:
 
     def fact(self, name: str) -> str | None:
         """What is known of the whole store under ``name``: ``"model"``, ``"shards"``."""
-        row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else None
+        rows = self._rows("SELECT value FROM facts WHERE name = ?", name)
+        return rows[0][0] if rows else None
 
     def _require(self, name: str, value: str, advice: str) -> None:
         known = self.fact(name)
@@ -179,8 +179,7 @@ class Store:
 
     def unmeasured(self) -> list[str]:
         """The ids of documents without a size: of all that were stored by a version that did not keep it."""
-        rows = self._connection.execute("SELECT id FROM documents WHERE id NOT IN (SELECT id FROM sizes)")
-        return [row[0] for row in rows]
+        return [row[0] for row in self._rows("SELECT id FROM documents WHERE id NOT IN (SELECT id FROM sizes)")]
 
     def measure(self, sizes: Iterable[tuple[str, int, int]]) -> None:
         """Store the ids, widths and heights of pictures that are held."""
@@ -203,11 +202,9 @@ class Store:
 
     def knows(self, record: Record) -> bool:
         """Whether a document is held with this source, and with a text if the record has one."""
-        found = self._connection.execute(
-            "SELECT text FROM documents JOIN sources USING (id) WHERE id = ? AND picture_id = ? AND path = ?",
-            (record.id, *record.source),
-        ).fetchone()
-        return found is not None and (bool(found[0]) or not record.text)
+        query = "SELECT text FROM documents JOIN sources USING (id) WHERE id = ? AND picture_id = ? AND path = ?"
+        found = self._rows(query, record.id, *record.source)
+        return bool(found) and (bool(found[0][0]) or not record.text)
 
     def _describe(self, record: Record) -> None:
         self._connection.execute("UPDATE documents SET text = ? WHERE id = ? AND text = ''", (record.text, record.id))
@@ -252,7 +249,7 @@ class Store:
     def sample(self, number: int) -> list[str]:
         """The ids of up to ``number`` documents, chosen at random without looking at all of them."""
         ends = "SELECT (SELECT min(row) FROM documents), (SELECT max(row) FROM documents)"
-        first, last = self._connection.execute(ends).fetchone()
+        first, last = self._rows(ends)[0]
         if first is None:
             return []
         starts = random.sample(range(first, last + 1), min(number, last + 1 - first))
@@ -262,16 +259,13 @@ class Store:
         return list(dict.fromkeys(ids))[:number]
 
     def _ids_from(self, row: int, number: int) -> list[str]:
-        rows = self._connection.execute("SELECT id FROM documents WHERE row >= ? ORDER BY row LIMIT ?", (row, number))
+        rows = self._rows("SELECT id FROM documents WHERE row >= ? ORDER BY row LIMIT ?", row, number)
         return [row[0] for row in rows]
 
     def captions(self, picture_id: str) -> list[str]:
         """The texts that describe a picture, the oldest first."""
-        rows = self._connection.execute(
-            "SELECT text FROM documents WHERE id IN (SELECT id FROM sources WHERE picture_id = ?) ORDER BY row",
-            (picture_id,),
-        )
-        return [row[0] for row in rows]
+        query = "SELECT text FROM documents WHERE id IN (SELECT id FROM sources WHERE picture_id = ?) ORDER BY row"
+        return [row[0] for row in self._rows(query, picture_id)]
 
     def ids_of_rows(self, rows: Iterable[int]) -> dict[int, str]:
         """The documents' ids by their rows, the numbers under which a vector index knows them."""
@@ -284,11 +278,11 @@ class Store:
 
     def removals_after(self, number: int) -> list[tuple[int, int]]:
         """Removals later than ``number``, as pairs of the removal's number and the removed row."""
-        return self._connection.execute("SELECT * FROM removals WHERE number > ?", (number,)).fetchall()
+        return self._rows("SELECT * FROM removals WHERE number > ?", number)
 
     def last_row(self) -> int:
         """The row of the newest document; 0: there is none."""
-        return int(self._connection.execute("SELECT coalesce(max(row), 0) FROM documents").fetchone()[0])
+        return int(self._rows("SELECT coalesce(max(row), 0) FROM documents")[0][0])
 
     def copy(self, file: Path) -> None:
         """Write the database as it is at one moment into a file that stands alone, however much is written meanwhile.
@@ -301,11 +295,15 @@ class Store:
             copy.execute("PRAGMA journal_mode = DELETE")
 
     def __len__(self) -> int:
-        return int(self._connection.execute("SELECT count(*) FROM documents").fetchone()[0])
+        return int(self._rows("SELECT count(*) FROM documents")[0][0])
 
     def close(self) -> None:
         """Give the database and its lock back."""
         self._opened.close()
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._explained():
+            return self._connection.execute(query, values).fetchall()
 
     def _select(
         self, columns: str, key: str, values: Iterable[object], table: str = "documents"
