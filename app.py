@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import flow as flows
+import storage.backup
 from dataset import DataError, open_data_set
 from executors.access import LOOPBACK
-from flow import FlowError
+from flow import INDEXERS, FlowError
 from models import NAMES
 from storage.store import StorageError
 from supervisor import supervise
 
-TASKS = ("index", "index_restful", "query", "query_restful", "delete", "dryrun", "models")
+INDEX_TASKS = ("index", "index_restful", "delete", "verify", "backup", "restore")
+TASKS = ("query", "query_restful", *INDEX_TASKS, "dryrun", "models")
 EPILOG = """\
 environment (a value that is set wins over the default):
   JINA_PORT            port of the server (45678)
@@ -78,9 +81,14 @@ def parser() -> argparse.ArgumentParser:
     add("-s", "--request_size", type=positive, default=16, help="documents in one request (default: 16)")
     add("-d", "--data_set", default="f8k", help="f8k, f30k, toy, or a folder of pictures (default: f8k)")
     add("-m", "--model_name", choices=NAMES, help="default: the model of the index, else clip")
-    add("--overwrite", action="store_true", help="with -t index: remove the index that is there first")
+    add("--overwrite", action="store_true", help="with -t index and -t restore: remove the index that is there first")
     add("--insecure", action="store_true", help="with -t query: listen to everybody, who need no token")
-    add("names", nargs="*", metavar="NAME", help="with -t delete: ids, or files of pictures")
+    add(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="with -t delete: ids, or files of pictures; with -t backup and -t restore: the file",
+    )
     return parser
 
 
@@ -150,6 +158,39 @@ def delete(options: argparse.Namespace) -> int:
     return 0 if all(gone.values()) else 1
 
 
+def verify(options: argparse.Namespace) -> int:
+    """Examine the index, and repair what can be rebuilt."""
+    import verify
+
+    return verify.verify()
+
+
+def backup(options: argparse.Namespace) -> int:
+    """Write the index into one file; a Flow may go on using it."""
+    file = _file(options)
+    with flows.stores() as stores:
+        if not all(stores.values()):
+            raise FlowError(f"nothing is indexed in {flows.workspace()}")
+        storage.backup.backup(stores, *INDEXERS[:2], file)
+    print(f"{file}: {file.stat().st_size / 1e6:,.1f} MB")
+    return 0
+
+
+def restore(options: argparse.Namespace) -> int:
+    """Put a backup in the place of the index."""
+    file = _file(options)
+    about = storage.backup.restore(flows.workspace(), INDEXERS, file, overwrite=options.overwrite)
+    model = about["model"] or "no model yet"
+    print(f"{flows.workspace()}: the index of {about['made']}, in {about['shards']} shards, model {model}")
+    return 0
+
+
+def _file(options: argparse.Namespace) -> Path:
+    if len(options.names) != 1:
+        raise FlowError(f"say one file: python app.py -t {options.task} FILE")
+    return Path(options.names[0]).resolve()
+
+
 def dryrun(options: argparse.Namespace) -> int:
     """Start and stop the index Flow."""
     model = options.model_name or flows.indexed_model() or "clip"
@@ -171,7 +212,17 @@ def main() -> int:
     """Run one task; returns the exit code."""
     options = parser().parse_args()
     flows.quiet()
-    tasks = {"index": index, "index_restful": index_restful, "delete": delete, "dryrun": dryrun, "models": list_models}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is half done is cleared away
+    tasks = {
+        "index": index,
+        "index_restful": index_restful,
+        "delete": delete,
+        "verify": verify,
+        "backup": backup,
+        "restore": restore,
+        "dryrun": dryrun,
+        "models": list_models,
+    }
     run = tasks.get(options.task, query)
     try:
         return run(options)

@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import active_children
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import models
 from executors.access import LOOPBACK, AccessError
 from executors.access import check as check_access
 from executors.limits import DEFAULTS as LIMITS
 from models.errors import one_line
+from storage.backup import finish_restore
 from storage.store import Store, erase, read_fact
 from supervisor import ports, require_all_shards
 
@@ -34,6 +35,7 @@ ROOT = Path(__file__).resolve().parent
 INDEXERS = ("image_vector_indexer", "image_kv_indexer", "text_indexer")
 PORT = 45678
 SECONDS_TO_CLOSE = 4.0
+_SECONDS_BETWEEN_LOOKS = 0.1
 _PR_SET_PDEATHSIG = 1
 _parent = os.getpid()  # who forks
 _QUIET = {
@@ -102,7 +104,7 @@ def indexed(fact: str) -> str | None:
     Raises:
         StorageError: the index cannot be read.
     """
-    return next((value for folder in _shards() if (value := read_fact(folder, fact))), None)
+    return next((value for folder in shard_folders() if (value := read_fact(folder, fact))), None)
 
 
 def indexed_model() -> str | None:
@@ -119,11 +121,12 @@ def stores() -> Iterator[dict[str, list[Store]]]:
         StorageError: one cannot be opened.
     """
     found: dict[str, list[Store]] = {name: [] for name in INDEXERS}
-    shards = indexed("shards")
+    shards = int(indexed("shards") or 0)
     with ExitStack() as opened:
-        for folder in _shards() if shards else []:
-            found[folder.parent.name].append(store := Store(folder, shards=int(shards or 1)))
-            opened.callback(store.close)
+        for folder in shard_folders():
+            if folder.name in map(str, range(shards)):  # others are left of an index in more shards
+                found[folder.parent.name].append(store := Store(folder, shards=shards))
+                opened.callback(store.close)
         yield found
 
 
@@ -133,11 +136,17 @@ def erase_index() -> None:
     Raises:
         StorageError: it is in use.
     """
-    for folder in _shards():
+    for folder in shard_folders():
         erase(folder)
 
 
-def _shards() -> list[Path]:
+def shard_folders() -> list[Path]:
+    """The folders of all shards in the workspace, also those that have been erased.
+
+    Raises:
+        StorageError: a restore was killed, and cannot be finished.
+    """
+    finish_restore(workspace(), INDEXERS)
     return sorted(folder for name in INDEXERS for folder in workspace().glob(f"{name}/*") if folder.is_dir())
 
 
@@ -178,6 +187,8 @@ def running(
     check_index(model)
     _check_approximate()
     _check_workspace()
+    with stores():
+        pass  # one that is in use or damaged is named here, and not by an executor that nobody hears
     own_encoders = not _has_other_encoders()
     with importing():
         if own_encoders:
@@ -203,9 +214,11 @@ def running(
         signal.signal(ending, _abandon)
     os.register_at_fork(before=_note_parent, after_in_child=lambda: follow_parent(_parent))
     try:
-        flow.start()
+        with _attended(flow):
+            flow.start()
     except Exception as error:
         _close(flow)
+        _check_vectors()
         if own_encoders:
             _check_weights(model)  # the commonest reason, which Jina does not tell
         raise FlowError(f"the Flow did not start ({one_line(error)}): run again with JINA_LOG_LEVEL=INFO") from error
@@ -261,6 +274,14 @@ def _check_workspace() -> None:
         probe.unlink()
     except OSError as error:
         raise FlowError(f"cannot write to {folder} ({error.strerror}): set JINA_WORKSPACE to another folder") from error
+
+
+def _check_vectors() -> None:
+    """Refuse an index the vectors of which cannot be read: the Flow, which reads them at its start, does not tell."""
+    with stores() as found:
+        for store in (*found["image_vector_indexer"], *found["text_indexer"]):
+            for _ in store.vectors_after(0):
+                pass
 
 
 def check_weights(model: str) -> None:
@@ -345,7 +366,8 @@ def _close(flow: Flow) -> None:
     alarm = threading.Timer(SECONDS_TO_CLOSE, _kill_children)
     alarm.daemon = True
     alarm.start()
-    flow.close()
+    with _attended(flow):
+        flow.close()
     alarm.cancel()
 
 
@@ -362,6 +384,44 @@ def _leave(number: int, *_: object) -> None:
 def _kill_children() -> None:
     for process in active_children():
         process.kill()
+
+
+@contextmanager
+def _attended(flow: Flow) -> Iterator[None]:
+    """While inside, tell Jina of processes that were killed: it would wait minutes until they say so themselves."""
+    over = threading.Event()
+
+    def attend() -> None:
+        while not over.wait(_SECONDS_BETWEEN_LOOKS):
+            for pod in filter(_has_ended, _pods(flow)):
+                pod.is_shutdown.set()
+                pod.is_signal_handlers_installed.set()
+
+    watch = threading.Thread(target=attend, daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+
+
+def _pods(flow: Flow) -> list[Any]:
+    """Those of a Flow's processes that Jina has made so far."""
+    nodes = list(flow._deployment_nodes.values())
+    replicas = [pod for node in nodes for shard in list(node.shards.values()) for pod in list(shard._pods)]
+    return [
+        pod for pod in (*(node.head_pod for node in nodes), *(node.gateway_pod for node in nodes), *replicas) if pod
+    ]
+
+
+def _has_ended(pod: Any) -> bool:
+    if not pod.worker.pid:
+        return False
+    try:  # what it has returned is left for who waits for it
+        return os.waitid(os.P_PID, pod.worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _note_parent() -> None:

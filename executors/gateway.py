@@ -150,8 +150,8 @@ async def _fetch(backend: Backend, docs: List[Document], host: str) -> None:
     for doc in docs:
         if doc.id in ids:
             picture: Optional[Document] = stored.get(ids[doc.id])
-            doc.uri = protocol.data_uri(picture.mime_type, picture.data.tobytes()) if picture else ""
-            doc.error = "" if picture else protocol.no_picture(ids[doc.id])
+            doc.error = _why_not(ids[doc.id], picture)
+            doc.uri = protocol.data_uri(picture.mime_type, picture.data.tobytes()) if picture and not doc.error else ""
 
 
 async def _why_nothing(backend: Backend, docs: List[Document]) -> str:
@@ -168,9 +168,13 @@ def _server(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
+def _why_not(id_: str, picture: Optional[Document]) -> str:
+    if picture is None:
+        return protocol.no_picture(id_)
+    return f"the picture {id_} cannot be shown: {picture.error}" if picture.error else ""
+
+
 def _file(id_: str, found: Dict[str, Document]) -> Response:
-    if id_ not in found:
-        raise RequestError(404, protocol.no_picture(id_))
-    if found[id_].error:
-        raise RequestError(500, f"the picture {id_} cannot be shown: {found[id_].error}")
+    if error := _why_not(id_, found.get(id_)):
+        raise RequestError(500 if id_ in found else 404, error)
     return Response(found[id_].data.tobytes(), media_type=found[id_].mime_type, headers=FOR_EVER)

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 from docarray import DocList
 from jina import Executor, requests
 
 from executors.document import Document, Match, source
 from executors.picture import PictureError
-from storage.store import Record, Store
+from storage.store import Record, Store, shard_of
 
 
 class Indexer(Executor):
@@ -35,7 +34,7 @@ class Indexer(Executor):
 
     def owned(self, docs: DocList[Document]) -> DocList[Document]:
         """Those of ``docs`` that belong to this shard."""
-        return DocList[Document](doc for doc in docs if crc32(doc.id.encode()) % self.shards == self.shard)
+        return DocList[Document](doc for doc in docs if shard_of(doc.id, self.shards) == self.shard)
 
     @requests(on="/index")
     def index(self, docs: DocList[Document], **_: Any) -> DocList[Document]:

@@ -92,7 +92,7 @@ class KVIndexer(Indexer):
 
     def _picture(self, id_: str) -> bytes:
         record = self.store.records([id_], picture=True).get(id_)  # another Flow may have deleted it meanwhile
-        return record.picture or b"" if record else b""
+        return record.picture or b"" if record and _is_whole(record) else b""  # its address says that it is damaged
 
     @requests(on="/sample")
     def sample(self, docs: DocList[Document], parameters: Dict[str, Any], **_: Any) -> DocList[Document]:
@@ -104,12 +104,15 @@ class KVIndexer(Indexer):
 
     @requests(on="/picture")
     def picture(self, docs: DocList[Document], **_: Any) -> DocList[Document]:
-        """Put the encoded pictures that this shard holds into ``data``; the others are not answered."""
+        """Put the encoded pictures that this shard holds into ``data``, or why not into ``error``; no others."""
         records = self.store.records([doc.id for doc in docs], picture=True)
         docs = DocList[Document](doc for doc in docs if doc.id in records)
         for doc in docs:
             record = records[doc.id]
-            doc.data, doc.mime_type = np.frombuffer(record.picture or b"", np.uint8), record.mime_type
+            if _is_whole(record):
+                doc.data, doc.mime_type = np.frombuffer(record.picture or b"", np.uint8), record.mime_type
+            else:
+                doc.error = "it was damaged on the disk: `python app.py -t verify` looks for its file"
         return docs
 
     @requests(on="/thumbnail")
@@ -143,3 +146,8 @@ class KVIndexer(Indexer):
         self.threads.shutdown(cancel_futures=True)
         self.reader.close()
         super().close()
+
+
+def _is_whole(record: Record) -> bool:
+    """Whether a picture is what its id says: the database does not notice a bit that is flipped on the disk."""
+    return picture_id(record.picture or b"") == record.id

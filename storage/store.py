@@ -8,11 +8,12 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -55,8 +56,24 @@ _STEPS = (_TABLES, _SIZES)
 VERSION = len(_STEPS)
 
 
+_ADVICE = {
+    "database or disk is full": "make room on the disk, and run the same command again",
+    "disk I/O error": "look at the disk and its quota, and run the same command again",
+    "attempt to write a readonly database": "make the folder writable",
+    "unable to open database file": "is the folder writable, and the disk not full?",
+    "database disk image is malformed": "`python app.py -t verify` repairs it",
+    "file is not a database": "`python app.py -t verify` repairs it",
+    "database is locked": "another program has been writing for a minute: wait for it, and run the same command again",
+}
+"""What to do about an error of SQLite's."""
+
+
 class StorageError(Exception):
     """The stored data cannot be used as asked; the message is one line that says why and what to do."""
+
+
+class DiskError(StorageError):
+    """The disk, or what lies on it, fails: it is full, or a database is damaged."""
 
 
 class Source(NamedTuple):
@@ -106,43 +123,31 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             with ExitStack() as opened:  # given back at once if the store is refused
                 opened.callback(os.close, _lock(folder, fcntl.LOCK_SH))
-                self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=60)
+                self._connection = open_database(self.path)
                 opened.callback(self._connection.close)
-                self._prepare()
                 self._require("shards", str(shards), "set JINA_SHARDS to the former")
                 self._opened = opened.pop_all()
         except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"cannot open the index {self.path}: {error}") from error
-
-    def _prepare(self) -> None:
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk before it is acknowledged
-        self._connection.execute("PRAGMA foreign_keys = ON")
-        with self._transaction():
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > VERSION:
-                raise StorageError(
-                    f"{self.path} has format {version}, this program reads {VERSION}: index again with --overwrite"
-                )
-            if version < VERSION:
-                for statement in chain.from_iterable(map(_statements, _STEPS[version:])):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version = {VERSION}")
+            raise StorageError(f"cannot open the index {self.path}: {advised(error)}") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+        with self._explained(), transaction(self._connection):
+            yield
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            if str(error) not in _ADVICE:
+                raise
+            raise DiskError(f"the index {self.path}: {advised(error)}") from error
 
     def fact(self, name: str) -> str | None:
         """What is known of the whole store under ``name``: ``"model"``, ``"shards"``."""
-        row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else None
+        rows = self._rows("SELECT value FROM facts WHERE name = ?", name)
+        return rows[0][0] if rows else None
 
     def _require(self, name: str, value: str, advice: str) -> None:
         known = self.fact(name)
@@ -177,8 +182,7 @@ class Store:
 
     def unmeasured(self) -> list[str]:
         """The ids of documents without a size: of all that were stored by a version that did not keep it."""
-        rows = self._connection.execute("SELECT id FROM documents WHERE id NOT IN (SELECT id FROM sizes)")
-        return [row[0] for row in rows]
+        return [row[0] for row in self._rows("SELECT id FROM documents WHERE id NOT IN (SELECT id FROM sizes)")]
 
     def measure(self, sizes: Iterable[tuple[str, int, int]]) -> None:
         """Store the ids, widths and heights of pictures that are held."""
@@ -201,11 +205,9 @@ class Store:
 
     def knows(self, record: Record) -> bool:
         """Whether a document is held with this source, and with a text if the record has one."""
-        found = self._connection.execute(
-            "SELECT text FROM documents JOIN sources USING (id) WHERE id = ? AND picture_id = ? AND path = ?",
-            (record.id, *record.source),
-        ).fetchone()
-        return found is not None and (bool(found[0]) or not record.text)
+        query = "SELECT text FROM documents JOIN sources USING (id) WHERE id = ? AND picture_id = ? AND path = ?"
+        found = self._rows(query, record.id, *record.source)
+        return bool(found) and (bool(found[0][0]) or not record.text)
 
     def _describe(self, record: Record) -> None:
         self._connection.execute("UPDATE documents SET text = ? WHERE id = ? AND text = ''", (record.text, record.id))
@@ -250,7 +252,7 @@ class Store:
     def sample(self, number: int) -> list[str]:
         """The ids of up to ``number`` documents, chosen at random without looking at all of them."""
         ends = "SELECT (SELECT min(row) FROM documents), (SELECT max(row) FROM documents)"
-        first, last = self._connection.execute(ends).fetchone()
+        first, last = self._rows(ends)[0]
         if first is None:
             return []
         starts = random.sample(range(first, last + 1), min(number, last + 1 - first))
@@ -260,16 +262,13 @@ class Store:
         return list(dict.fromkeys(ids))[:number]
 
     def _ids_from(self, row: int, number: int) -> list[str]:
-        rows = self._connection.execute("SELECT id FROM documents WHERE row >= ? ORDER BY row LIMIT ?", (row, number))
+        rows = self._rows("SELECT id FROM documents WHERE row >= ? ORDER BY row LIMIT ?", row, number)
         return [row[0] for row in rows]
 
     def captions(self, picture_id: str) -> list[str]:
         """The texts that describe a picture, the oldest first."""
-        rows = self._connection.execute(
-            "SELECT text FROM documents WHERE id IN (SELECT id FROM sources WHERE picture_id = ?) ORDER BY row",
-            (picture_id,),
-        )
-        return [row[0] for row in rows]
+        query = "SELECT text FROM documents WHERE id IN (SELECT id FROM sources WHERE picture_id = ?) ORDER BY row"
+        return [row[0] for row in self._rows(query, picture_id)]
 
     def identity(self) -> str:
         """What tells this database from every other that was or will be in its place; the same for its whole life."""
@@ -282,37 +281,52 @@ class Store:
 
     def vectors_after(self, row: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows newer than ``row``, oldest first, with their vectors: int64 ``[n]``, float32 ``[n, dimension]``."""
-        found = self._connection.execute("SELECT row, vector FROM documents WHERE row > ? ORDER BY row", (row,))
-        while batch := found.fetchmany(_ROWS_AT_ONCE):
-            yield np.array([row for row, _ in batch], np.int64), _array([vector for _, vector in batch])
+        with self._explained():
+            found = self._connection.execute("SELECT row, vector FROM documents WHERE row > ? ORDER BY row", (row,))
+            while batch := found.fetchmany(_ROWS_AT_ONCE):
+                yield np.array([row for row, _ in batch], np.int64), _array([vector for _, vector in batch])
 
     def vectors_of_rows(self, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
         """Those of ``rows`` that are held, in any order, with their vectors: as from `vectors_after`."""
         found = dict(self._select("row, vector", "row", rows))
         return np.array(list(found), np.int64), _array(list(found.values()))
 
-    def last_row(self) -> int:
-        """The newest row, 0 if there is none."""
-        return int(self._connection.execute("SELECT coalesce(max(row), 0) FROM documents").fetchone()[0])
-
     def last_removal(self) -> int:
         """The number of the latest removal, 0 if there was none."""
-        return int(self._connection.execute("SELECT coalesce(max(number), 0) FROM removals").fetchone()[0])
+        return int(self._rows("SELECT coalesce(max(number), 0) FROM removals")[0][0])
 
     def removals_after(self, number: int) -> list[tuple[int, int]]:
         """Removals later than ``number``, as pairs of the removal's number and the removed row."""
-        return self._connection.execute("SELECT * FROM removals WHERE number > ?", (number,)).fetchall()
+        return self._rows("SELECT * FROM removals WHERE number > ?", number)
+
+    def last_row(self) -> int:
+        """The row of the newest document; 0: there is none."""
+        return int(self._rows("SELECT coalesce(max(row), 0) FROM documents")[0][0])
+
+    def copy(self, file: Path) -> None:
+        """Write the database as it is at one moment into a file that stands alone, however much is written meanwhile.
+
+        Raises:
+            sqlite3.Error: the database cannot be read or the file cannot be written.
+        """
+        with closing(sqlite3.connect(file)) as copy:
+            self._connection.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
 
     def __bool__(self) -> bool:
         """Whether there is a document: to count them takes a while when there are many."""
         return self.last_row() > 0
 
     def __len__(self) -> int:
-        return int(self._connection.execute("SELECT count(*) FROM documents").fetchone()[0])
+        return int(self._rows("SELECT count(*) FROM documents")[0][0])
 
     def close(self) -> None:
         """Give the database and its lock back."""
         self._opened.close()
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._explained():
+            return self._connection.execute(query, values).fetchall()
 
     def _select(
         self, columns: str, key: str, values: Iterable[object], table: str = "documents"
@@ -321,7 +335,13 @@ class Store:
         for start in range(0, len(wanted), 500):  # SQLite bounds the number of placeholders
             part = wanted[start : start + 500]
             marks = ",".join("?" * len(part))
-            yield from self._connection.execute(f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})", part)
+            with self._explained():
+                yield from self._connection.execute(f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})", part)
+
+
+def shard_of(id_: str, shards: int) -> int:
+    """The number of the shard that a document belongs to."""
+    return crc32(id_.encode()) % shards
 
 
 def erase(folder: Path) -> None:
@@ -332,15 +352,92 @@ def erase(folder: Path) -> None:
     """
     if not folder.is_dir():
         return
-    lock = _lock(folder, fcntl.LOCK_EX)
+    with alone(folder):
+        remove_files(folder)
+
+
+def remove_files(folder: Path) -> None:
+    """Remove all that lies in a shard's folder but its lock, which must be held."""
+    for file in (*folder.glob(f"{DATABASE}*"), *folder.glob(f"{APPROXIMATE}*")):
+        file.unlink()
+    shutil.rmtree(folder / THUMBNAILS, ignore_errors=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep every other program away from a shard's folder, which is made if it is absent.
+
+    Raises:
+        StorageError: another process uses it, or it cannot be written.
+    """
     try:
-        for suffix in ("", "-wal", "-shm"):
-            (folder / f"{DATABASE}{suffix}").unlink(missing_ok=True)
-        for file in folder.glob(f"{APPROXIMATE}*"):
-            file.unlink(missing_ok=True)
-        shutil.rmtree(folder / THUMBNAILS, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder, fcntl.LOCK_EX)
+    except OSError as error:
+        raise StorageError(f"cannot write to the index {folder}: {error.strerror}") from error
+    try:
+        yield
     finally:
         os.close(lock)
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """A connection to a shard's database, which is made if it is absent and brought up to date if it is older.
+
+    Raises:
+        StorageError: it was made by a later version.
+        sqlite3.Error: it cannot be read or written.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk before it is acknowledged
+        connection.execute("PRAGMA foreign_keys = ON")
+        with transaction(connection):
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > VERSION:
+                raise StorageError(
+                    f"{path} has format {version}, this program reads {VERSION}: index again with --overwrite"
+                )
+            if version < VERSION:
+                for statement in chain.from_iterable(map(_statements, _STEPS[version:])):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
+    """The tables, indexes and triggers of a database."""
+    return set(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"))
+
+
+def expected_schema(version: int) -> set[tuple[str, ...]]:
+    """Those of a database of one version of the format."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript("".join(_STEPS[:version]))
+        return schema(connection)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is done inside is on disk at the end, all of it, or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # on a full disk SQLite has ended it already
+            connection.execute("ROLLBACK")
+        raise
+
+
+def advised(error: Exception) -> str:
+    """SQLite's message, with what to do about it where that is known."""
+    advice = _ADVICE.get(str(error))
+    return f"{error}: {advice}" if advice else str(error)
 
 
 def read_fact(folder: Path, name: str) -> str | None:
@@ -357,7 +454,7 @@ def read_fact(folder: Path, name: str) -> str | None:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise StorageError(f"cannot read the index {path}: {error}") from error
+        raise StorageError(f"cannot read the index {path}: {advised(error)}") from error
     return row[0] if row else None
 
 

@@ -42,7 +42,9 @@ ENVIRONMENT = [
     *LIMITS,
 ]
 OPTIONS = {"--task", "--num_docs", "--request_size", "--data_set", "--model_name", "--overwrite", "--insecure"}
-TASKS = {"index", "index_restful", "query", "query_restful", "delete", "dryrun", "models"}
+TASKS = {
+    *("index", "index_restful", "query", "query_restful", "delete", "verify", "backup", "restore", "dryrun", "models")
+}
 
 
 def test_help_names_everything(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -10,39 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from flow import INDEXERS
-from tests.conftest import ROOT, held, kill, paint_random, process, run, server, wait_until
+from bench.processes import members
+from flow import INDEXERS, free_port
+from tests.conftest import PATIENCE, held, kill, paint_random, process, run, server, wait_until
+from trust import crash
+from trust.crash import acknowledged
 
 PICTURES, SHARDS = 240, 2
 
-PROGRAM = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import app, client
-
-send = client._send
-
-def telling(flow, docs, request_size, progress):
-    post = flow.post
-
-    def spied(*arguments, on_done, **others):
-        def tell(response):
-            for doc in filter(client.is_held, response.docs):
-                print(doc.id, flush=True)
-            on_done(response)
-
-        return post(*arguments, on_done=tell, **others)
-
-    flow.post = spied
-    return send(flow, docs, request_size, progress)
-
-client._send = telling
-sys.argv[:2] = ["app.py"]
-sys.exit(app.main())
-"""
-"""``app.py`` as it is, but for saying the id of every document whose acknowledgement reached the client."""
-
-MOMENTS: dict[str, Callable[[Path, list[str]], object]] = {
+MOMENTS: dict[str, Callable[[Path, set[str]], object]] = {
     "the first shards are made": lambda workspace, _: list(workspace.glob("*/*/documents.sqlite")),
     "the first pictures lie on disk": lambda workspace, _: held(workspace, "image_kv_indexer"),
     "a quarter of the vectors lies on disk": lambda workspace, _: (
@@ -53,20 +32,20 @@ MOMENTS: dict[str, Callable[[Path, list[str]], object]] = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_kill(tmp_path: Path, moment: str) -> None:
+def test_kill_of_everything(tmp_path: Path, moment: str) -> None:
     folder, workspace = tmp_path / "pictures", tmp_path / "workspace"
     folder.mkdir()
     paint_random(folder, PICTURES)
     arguments = ("-t", "index", "-d", folder, "-m", "vse", "-n", PICTURES, "-s", "2")
-    acknowledged = _killed(arguments, workspace, moment)
+    told = _killed(arguments, workspace, moment)
     for database in workspace.glob("*/*/documents.sqlite"):  # what is committed but not yet in its shared memory
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA wal_checkpoint")
     before = {indexer: set(held(workspace, indexer)) for indexer in INDEXERS}
     assert sum(map(len, before.values())) < 3 * PICTURES, "it was finished before it was killed"
     pictures = {sha1(path.read_bytes()).hexdigest() for path in folder.glob("*.png")}
-    assert acknowledged & pictures <= before["image_vector_indexer"] & before["image_kv_indexer"]
-    assert acknowledged - pictures <= before["text_indexer"]
+    assert told & pictures <= before["image_vector_indexer"] & before["image_kv_indexer"]
+    assert told - pictures <= before["text_indexer"]
 
     done = run("app.py", *arguments, workspace=workspace, JINA_SHARDS=SHARDS)
     assert done.code == 0, done.err
@@ -87,15 +66,78 @@ def test_kill(tmp_path: Path, moment: str) -> None:
 
 def _killed(arguments: tuple[object, ...], workspace: Path, moment: str) -> set[str]:
     """Start to index, kill everything at a moment, and give the ids that had been acknowledged."""
-    log, program = workspace.with_name("acknowledged"), workspace.with_name("program.py")
-    program.write_text(PROGRAM)
+    notes = workspace.with_name("notes")
 
     def arrived() -> object:
         assert running.poll() is None, "it ended before it could be killed"
-        return MOMENTS[moment](workspace, log.read_text().splitlines())
+        return MOMENTS[moment](workspace, acknowledged(notes))
 
-    command = (program, ROOT, *arguments)
-    with log.open("w") as out, process(*command, workspace=workspace, out=out, JINA_SHARDS=SHARDS) as running:
+    with process("-m", "trust.launch", notes, *arguments, workspace=workspace, JINA_SHARDS=SHARDS) as running:
         wait_until(arrived, moment)
         kill(running)
-    return set(log.read_text().rpartition("\n")[0].splitlines())  # without a line that was cut short
+    return acknowledged(notes)
+
+
+def test_kills_of_single_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short form of `python -m trust crash`: a few kills, and SIGTERM and Ctrl-C while it indexes and serves."""
+    monkeypatch.setattr(crash, "LIMIT", PATIENCE)  # a busy machine is none of ours
+    rows = crash.measure(seed=1, quick=True)
+    assert [row.lost_or_wrong for row in rows if not row.ok] == []
+    assert rows[0].tried.startswith(f"{crash.QUICK_KILLS} kills (")
+    assert len(rows) == 5
+
+
+@pytest.mark.parametrize("victim", [1, -1])
+def test_a_process_that_is_killed_while_the_flow_starts(tmp_path: Path, victim: int) -> None:
+    """The program ends with one line at once, where Jina would wait ten minutes for the process, and leaves nothing."""
+    command = ("app.py", "-t", "query", "-m", "vse")
+    with process(*command, workspace=tmp_path / "workspace", JINA_PORT=free_port()) as running:
+        wait_until(lambda: len(members(running.pid)) >= 6, "some processes are there")
+        os.kill(sorted(set(members(running.pid)) - {running.pid})[victim], signal.SIGKILL)
+        _, errors = running.communicate(timeout=PATIENCE)
+        assert running.returncode == 1
+        assert errors.splitlines()[-1].startswith("app.py: the Flow did not start")
+        wait_until(lambda: not members(running.pid), "no process is left")
+
+
+# ------------------------------------------------------------------------------------------------- what it would see
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[crash.Data, Path]:
+    """A small data set, and its index."""
+    place = tmp_path_factory.mktemp("whole")
+    data = crash.Data.paint(place / "pictures", seed=3, number=12)
+    done = run("app.py", *data.command, workspace=place / "workspace", JINA_SHARDS=SHARDS)
+    assert done.code == 0, done.err
+    return data, place / "workspace"
+
+
+SPOILT = {
+    "has lost": "DELETE FROM documents",
+    "from /else": "UPDATE sources SET path = '/elsewhere'",
+    "which nobody indexed": "UPDATE documents SET id = 'x' || id",
+    "is not what": "UPDATE documents SET text = 'x', picture = x'00'",
+}
+
+
+@pytest.mark.parametrize("indexer", INDEXERS)
+@pytest.mark.parametrize("fault", SPOILT)
+def test_a_loss_would_be_seen(whole: tuple[crash.Data, Path], tmp_path: Path, indexer: str, fault: str) -> None:
+    data, workspace = whole
+    told = {*data.pictures, *data.texts}
+    workspace = shutil.copytree(workspace, tmp_path / "workspace")
+    assert list(crash.lost(data, workspace, told)) == []
+    with closing(sqlite3.connect(workspace / indexer / "1" / "documents.sqlite")) as connection, connection:
+        connection.execute(SPOILT[fault])
+    seen = " ".join(crash.lost(data, workspace, told))
+    assert fault in seen or (fault, indexer) == ("is not what", "image_vector_indexer")
+
+
+def test_a_wrong_vector_would_be_seen(whole: tuple[crash.Data, Path], tmp_path: Path) -> None:
+    data, workspace = whole
+    workspace = shutil.copytree(workspace, tmp_path / "workspace")
+    with closing(sqlite3.connect(workspace / "text_indexer" / "1" / "documents.sqlite")) as connection, connection:
+        ids = [row[0] for row in connection.execute("SELECT id FROM documents")]
+        connection.execute("UPDATE documents SET vector = x'000000000000000000000000000080bf'")
+    assert sorted(crash.not_found(data, workspace)) == sorted(f"{id_} is not found by itself" for id_ in ids)
