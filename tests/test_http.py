@@ -439,7 +439,8 @@ def test_headers_of_an_error_that_nobody_has_foreseen() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope = {"type": "http", "method": "GET", "path": "/bug", "headers": [], "query_string": b""}
+        headers = [(b"host", b"localhost")]
+        scope = {"type": "http", "method": "GET", "path": "/bug", "headers": headers, "query_string": b""}
         with pytest.raises(ValueError, match="bug"):  # for the log
             await app(scope, receive, send)
 
