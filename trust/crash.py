@@ -34,6 +34,8 @@ VECTORS, PICTURES, TEXTS = INDEXERS
 KILLS, QUICK_KILLS = 100, 3
 MOST = 40
 """After how many acknowledgements of a run a process is killed at most."""
+PICTURES_EACH = 320
+"""For each kill, so that the last one still has something to interrupt: a run goes on until it notices."""
 START = 0.25
 """The share of the kills that come while the Flow starts."""
 SHARDS = 2
@@ -59,9 +61,10 @@ def measure(seed: int, quick: bool) -> list[Row]:
         BenchError: the data set was indexed before all kills were done.
     """
     with TemporaryDirectory(prefix="trust-crash-") as place:
-        data = Data.paint(Path(place, "pictures"), seed, (QUICK_KILLS if quick else KILLS) * MOST // 2 + 100)
+        kills = QUICK_KILLS if quick else KILLS
+        data = Data.paint(Path(place, "pictures"), seed, kills * PICTURES_EACH)
         workspace = Path(place, "workspace")
-        crashes = _crash(data, workspace, random.Random(seed), QUICK_KILLS if quick else KILLS)
+        crashes = _crash(data, workspace, random.Random(seed), kills)
         faults = [*crashes.faults, *examine(data, workspace, crashes.told)]
         victims = ", ".join(f"{name} {count}" for name, count in sorted(crashes.victims.items()))
         rows = [
