@@ -39,7 +39,7 @@ class Size:
 FULL = Size(
     rounds=3,
     models=("clip", "clip-small", "vse"),
-    queries=60,
+    queries=40,
     held=8091,
     pairs=640,
     slow_pairs=96,
