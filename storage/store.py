@@ -311,6 +311,8 @@ class Store:
         """
         with closing(sqlite3.connect(file)) as copy:
             self._connection.backup(copy)
+            with copy:
+                copy.execute("DELETE FROM facts WHERE name = 'identity'")  # it is another database
             copy.execute("PRAGMA journal_mode = DELETE")
 
     def __bool__(self) -> bool:

@@ -13,7 +13,7 @@ from bench import material
 from bench.processes import BenchError
 from trust import report
 
-PARTS = ("storm", "load", "fuzz")
+PARTS = ("crash", "storm", "load", "fuzz")
 """Modules of this package. Each has ``measure(seed: int, quick: bool) -> list[Row]``, which does not raise for what
 is lost but reports it; ``BenchError`` says that nothing could be measured."""
 
