@@ -16,8 +16,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from executors import answers, protocol
-from executors.access import Access, settings
+from executors.access import settings
 from executors.admission import Admission
+from executors.guard import Access
 from executors.schema import place
 from models.errors import one_line
 
