@@ -6,6 +6,7 @@ import ctypes
 import gc
 import importlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -57,6 +58,7 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
     for name, value in _QUIET.items():
         os.environ[name] = os.environ.get(name) or value
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of requests that Jina drops when a client gives up
 
 
 @contextmanager
